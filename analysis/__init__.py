@@ -1,0 +1,1 @@
+"""Turns records of finished runs into numbers, plots and reports."""

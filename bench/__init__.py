@@ -1,0 +1,1 @@
+"""Plans, launches and records training runs."""

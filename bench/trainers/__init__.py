@@ -1,0 +1,1 @@
+"""One module per RL library: only it knows that library."""

@@ -1,0 +1,1 @@
+"""Job script templates and cluster profiles (data only)."""
