@@ -1,0 +1,234 @@
+"""What state every case of a study is in, from its run folders and one question to the scheduler."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from paceline.bench.errors import RecordError
+from paceline.bench.record import Case, Result
+from paceline.bench.rundir import RunDir, StudyDir, read_json
+
+State = Literal["missing", "queued", "running", "completed", "failed", "interrupted", "cancelled", "lost"]
+
+UNFINISHED: frozenset[str] = frozenset({"queued", "running"})
+"""States that may still change by themselves."""
+
+_SLURM_STATES: dict[str, tuple[State, str | None]] = {
+    "PENDING": ("queued", None),
+    "CONFIGURING": ("queued", None),
+    "REQUEUED": ("queued", None),
+    "REQUEUE_HOLD": ("queued", None),
+    "REQUEUE_FED": ("queued", None),
+    "RESV_DEL_HOLD": ("queued", None),
+    "SPECIAL_EXIT": ("queued", None),
+    "RUNNING": ("running", None),
+    "COMPLETING": ("running", None),
+    "SUSPENDED": ("running", None),
+    "STOPPED": ("running", None),
+    "SIGNALING": ("running", None),
+    "STAGE_OUT": ("running", None),
+    "RESIZING": ("running", None),
+    "CANCELLED": ("cancelled", "cancelled"),
+    "REVOKED": ("cancelled", "cancelled"),
+    "TIMEOUT": ("interrupted", "time_limit"),
+    "DEADLINE": ("interrupted", "time_limit"),
+    "PREEMPTED": ("interrupted", "preempted"),
+    "NODE_FAIL": ("failed", "node_failure"),
+    "BOOT_FAIL": ("failed", "node_failure"),
+    "OUT_OF_MEMORY": ("failed", "oom_host"),
+    "FAILED": ("failed", "error"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseStatus:
+    """State of one case: of its newest attempt, or of an older one that completed."""
+
+    case: Case
+    state: State
+    attempt: int | None = None
+    job_id: str | None = None
+    cause: str | None = None
+    message: str | None = None
+    iterations_done: int = 0
+    """Iterations that rank 0 has recorded; at most the case's iterations."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the case has a completed run, so that it never runs again."""
+        return self.state == "completed"
+
+
+def study_status(study: StudyDir, cases: Iterable[Case]) -> list[CaseStatus]:
+    """Return the state of each case, in the order given. Asks the scheduler once, and only if something may still run."""
+    found = [(case, *_newest(study, case)) for case in cases]
+    waiting = [launch["job_id"] for _, launch, result, _ in found if launch and _slurm(launch) and _open(result)]
+    states: Mapping[str, Mapping[str, str]] = {}
+    if waiting:
+        from paceline.bench.slurm import job_states  # submitit: only where a job may still run
+
+        states = job_states(waiting)
+    return [_case_status(case, launch, result, run, states) for case, launch, result, run in found]
+
+
+def read_cases(study: StudyDir) -> list[Case]:
+    """Return the cases that have a run folder, each once, without needing the study file. RecordError if one is damaged."""
+    cases = []
+    for case_id in study.case_ids():
+        attempts = study.attempts(case_id)
+        if attempts and attempts[-1].case_json.exists():
+            path = attempts[-1].case_json
+            cases.append(Case.from_json(read_json(path), str(path)))
+    return cases
+
+
+def summary(statuses: Sequence[CaseStatus]) -> str:
+    """Return one line: how many cases are in which state."""
+    counts = Counter(status.state for status in statuses)
+    order: tuple[State, ...] = (
+        "completed",
+        "running",
+        "queued",
+        "failed",
+        "interrupted",
+        "cancelled",
+        "lost",
+        "missing",
+    )
+    return ", ".join(f"{counts[state]} {state}" for state in order if counts[state]) or "no cases"
+
+
+def _slurm(launch: Mapping[str, object]) -> bool:
+    return launch.get("launcher") == "slurm"
+
+
+def _open(result: Result | None) -> bool:
+    # An interrupted run may have been requeued under the same job id: Slurm knows.
+    return result is None or result.status == "interrupted"
+
+
+def _newest(study: StudyDir, case: Case) -> tuple[dict[str, str] | None, Result | None, RunDir | None]:
+    """Return launch data, result and folder of the attempt that counts: a completed one, else the newest."""
+    newest: tuple[dict[str, str] | None, Result | None, RunDir | None] = (None, None, None)
+    for run in reversed(study.attempts(case.case_id)):
+        result = _read_result(run)
+        if newest[2] is None:
+            newest = (_read_launch(run), result, run)
+        if result is not None and result.status == "completed":
+            return _read_launch(run), result, run
+    return newest
+
+
+def _read_result(run: RunDir) -> Result | None:
+    """Return the sentinel, None while there is none. A damaged one counts as a failed run, not as none."""
+    path = run.result_json
+    try:
+        return Result.from_json(read_json(path), str(path))
+    except FileNotFoundError:
+        return None
+    except RecordError as error:
+        return Result(
+            case_id=run.case_id,
+            attempt=run.attempt,
+            status="failed",
+            cause="record",
+            message=str(error),
+            exit_code=None,
+            ranks_expected=0,
+            ranks_completed=(),
+            start_unix_s=0.0,
+            end_unix_s=0.0,
+        )
+
+
+def _read_launch(run: RunDir) -> dict[str, str] | None:
+    try:
+        return read_json(run.launch_json)
+    except (FileNotFoundError, RecordError):
+        return None
+
+
+def _case_status(
+    case: Case,
+    launch: dict[str, str] | None,
+    result: Result | None,
+    run: RunDir | None,
+    states: Mapping[str, Mapping[str, str]],
+) -> CaseStatus:
+    if run is None or (launch is None and result is None):
+        return CaseStatus(case=case, state="missing")  # never started: an attempt folder without launch.json is no run
+    job_id = launch.get("job_id") if launch else None
+    status = CaseStatus(case=case, state="lost", attempt=run.attempt, job_id=job_id)
+    state, cause, message = _attempt_state(launch, result, states)
+    if state in UNFINISHED or (state == "completed"):
+        done = case.iterations if state == "completed" else iterations_done(run)
+        return replace(status, state=state, iterations_done=min(done, case.iterations))
+    return replace(status, state=state, cause=cause, message=message, iterations_done=iterations_done(run))
+
+
+def _attempt_state(
+    launch: dict[str, str] | None, result: Result | None, states: Mapping[str, Mapping[str, str]]
+) -> tuple[State, str | None, str | None]:
+    if launch and _slurm(launch) and _open(result):
+        info = states.get(launch["job_id"], {})
+        word = info.get("State", "UNKNOWN").split()[0]
+        state, cause = _SLURM_STATES.get(word, ("lost", None))
+        if state in UNFINISHED:
+            return state, None, None
+        if result is None:
+            if word == "COMPLETED":
+                return "lost", "no_sentinel", "the job ended without writing result.json"
+            if state == "lost":
+                return "lost", "lost", "Slurm no longer knows the job and there is no result.json"
+            reason = info.get("Reason", "")
+            detail = f" ({reason})" if reason not in ("", "None") else ""
+            return state, cause, f"Slurm: {word}{detail}"
+    if result is not None:
+        return result.status, result.cause, result.message
+    if launch and _alive(launch):
+        return "running", None, None
+    return "lost", "lost", "the process that ran it is gone and left no result.json"
+
+
+def _alive(launch: Mapping[str, object]) -> bool:
+    """Whether a local run's job script is still running; a run of another host is taken to be."""
+    if launch.get("hostname") != socket.gethostname():
+        return True
+    try:
+        fields = Path(f"/proc/{launch['pid']}/stat").read_text().rsplit(")", 1)[1].split()
+    except (OSError, KeyError, IndexError):
+        return False
+    # A process id is used again after a while; its start time tells the two apart.
+    return fields[0] != "Z" and fields[19] == str(launch.get("start_ticks", fields[19]))
+
+
+def process_start_ticks(pid: int) -> str:
+    """Return a process's start time in clock ticks since boot, as Linux's /proc tells it."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+
+
+def iterations_done(run: RunDir) -> int:
+    """Return how many iterations rank 0 has recorded, reading only the end of its file."""
+    path = run.rank_jsonl(0)
+    try:
+        with path.open("rb") as stream:
+            stream.seek(0, os.SEEK_END)
+            size = stream.tell()
+            stream.seek(max(0, size - 4096))
+            tail = stream.read()
+    except OSError:
+        return 0
+    for line in reversed(tail.split(b"\n")[:-1]):  # what follows the last newline is being written
+        if line.startswith(b"["):
+            try:
+                return int(json.loads(line)[0]) + 1
+            except (ValueError, IndexError, TypeError):
+                continue
+    return 0
