@@ -1,0 +1,94 @@
+# GNU make. `make help` lists the targets.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+# Variables of a study: `make strong-scaling TASK=Isaac-Ant-Direct GPUS=1,2,4`. They reach the recipes through the
+# environment and as they were typed: neither make nor the shell interprets what is in them.
+STUDY_VARIABLES := TASK TRAINER GPUS ENVS REPEATS ITERATIONS CLUSTER STUDY FOLDER
+$(foreach name,$(STUDY_VARIABLES),$(eval override $(name) := $$(value $(name))))
+export $(STUDY_VARIABLES)
+export PYTHON
+
+paceline := .venv/bin/paceline
+python := .venv/bin/python
+# $(call run,STUDY,ENVS' key) runs a study with the variables that were given.
+run = $(paceline) run "$${STUDY:-$(1)}" $${CLUSTER:+--cluster "$$CLUSTER"} $${FOLDER:+--folder "$$FOLDER"} \
+	$${TASK:+--set "task=$$TASK"} $${TRAINER:+--set "trainer=$$TRAINER"} $${GPUS:+--set "world_sizes=[$$GPUS]"} \
+	$${ENVS:+--set "$(2)=$$ENVS"} $${REPEATS:+--set "repeats=$$REPEATS"} $${ITERATIONS:+--set "iterations=$$ITERATIONS"}
+shell_scripts = $(shell git ls-files -c -o --exclude-standard '*.sh') .ci/run
+pytest = $(python) -m pytest --durations=15
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "  Variables: TASK= TRAINER=rsl_rl|rl_games GPUS=1,2,4,8 ENVS= REPEATS= ITERATIONS= CLUSTER= STUDY= FOLDER="
+
+.PHONY: strong-scaling
+strong-scaling: setup ## Run the strong-scaling study (ENVS in total) and report
+	@$(call run,strong_scaling,num_envs)
+
+.PHONY: weak-scaling
+weak-scaling: setup ## Run the weak-scaling study (ENVS per rank) and report
+	@$(call run,weak_scaling,num_envs_per_rank)
+
+.PHONY: report
+report: setup ## Write the report of the study in FOLDER again
+	@$(paceline) report "$${FOLDER:?make report FOLDER=<study folder>}"
+
+.PHONY: setup
+setup: ## Make .venv, with the command .venv/bin/paceline
+	@bash bench/setup.sh user
+
+.PHONY: dev
+dev: ## The same, with what tests and checks need
+	@bash bench/setup.sh dev
+
+.PHONY: components
+components: # Slurm, a browser and other programs that tests need
+	@bash tests/install/debian.sh
+
+.PHONY: test
+test: dev components ## Run the fast tests, then the slow ones (real Slurm, real Isaac Lab)
+	@$(pytest) -n 2 -m "not slow and not gpu"
+	@$(pytest) -m "slow and not gpu"
+
+.PHONY: test-fast
+test-fast: dev ## Run the tests that take seconds
+	@$(pytest) -n 2 -m "not slow and not gpu"
+
+.PHONY: test-gpu
+test-gpu: dev ## Run the tests that need NVIDIA GPUs
+	@$(pytest) -m gpu
+
+.PHONY: lint
+lint: dev ## Check style and format (ruff, shellcheck)
+	@.venv/bin/ruff check --quiet
+	@.venv/bin/ruff format --check --quiet
+	@shellcheck $(shell_scripts)
+
+.PHONY: format
+format: dev ## Format the code and mend what ruff can
+	@.venv/bin/ruff check --quiet --fix
+	@.venv/bin/ruff format --quiet
+
+.PHONY: types
+types: dev build/typing ## Check types (mypy --strict)
+	@.venv/bin/mypy -p paceline
+	@.venv/bin/mypy tests
+
+# Type checkers do not see how packages map to folders (docs/decisions/0001): four links show them.
+build/typing:
+	@mkdir -p $@/paceline
+	@for name in bench profiling analysis slurm_templates; do ln -sfn "../../../$$name" "$@/paceline/$$name"; done
+
+.PHONY: bench
+bench: dev ## Measure Paceline itself against its targets
+	@$(python) tests/benchmarks/run.py
+
+.PHONY: clean
+clean: ## Remove what was made here, but for environments and studies
+	@rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

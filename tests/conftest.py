@@ -1,0 +1,147 @@
+"""What all tests share: components that must be there, the private Slurm clusters, the environment of the jobs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+COMPONENTS_FILE = ROOT / "tests" / "install" / "components.txt"
+
+# Where a job or a user's settings would leak into what is tested.
+SCRUBBED = ("SLURM_", "SBATCH_", "SRUN_", "PACELINE_", "SUBMITIT_", "CUDA_VISIBLE_DEVICES")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every test a time limit, so that a hang names its test."""
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(900 if item.get_closest_marker("slow") else 120))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_environment() -> Iterator[None]:
+    """Run all tests in the environment of a plain terminal, whatever started them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(SCRUBBED):
+                patch.delenv(name)
+        patch.setenv("LC_ALL", "C.UTF-8")
+        patch.setenv("PATH", os.environ["PATH"] + os.pathsep + "/usr/sbin" + os.pathsep + "/sbin")
+        yield
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of the checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def paceline() -> Path:
+    """The installed command."""
+    command = Path(sys.executable).with_name("paceline")
+    assert command.exists(), "paceline is not installed beside this Python: run `make setup`"
+    return command
+
+
+def components() -> dict[str, list[tuple[str, str]]]:
+    """Return for each component of tests/install/components.txt its (program, Debian package) pairs."""
+    table: dict[str, list[tuple[str, str]]] = {}
+    for line in COMPONENTS_FILE.read_text().splitlines():
+        if line and not line.startswith("#"):
+            component, program, package = line.split()
+            table.setdefault(component, []).append((program, package))
+    return table
+
+
+@pytest.fixture(scope="session")
+def require(plain_environment: None) -> Callable[[str], None]:
+    """Return a function that fails the test, with the command to install it, when a component is missing.
+
+    It never skips: a component that CI lacks is a defect of the installer, and a developer should know what did not run.
+    """
+
+    def check(component: str) -> None:
+        missing = [package for program, package in components()[component] if shutil.which(program) is None]
+        if missing:
+            pytest.fail(f"{component} is missing: apt-get install {' '.join(missing)}", pytrace=False)
+
+    return check
+
+
+@dataclass(frozen=True)
+class SlurmCluster:
+    """A running private Slurm cluster: node1 and node2, 64 CPUs and eight pretended GPUs of type l40 each."""
+
+    folder: Path
+    accounting: bool
+    """Whether slurmdbd runs; without it there is neither sacct nor a completion log."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Environment in which Slurm's commands speak to this cluster."""
+        return {**os.environ, "SLURM_CONF": str(self.folder / "etc" / "slurm.conf")}
+
+    def run(self, *command: str | os.PathLike[str], timeout_s: float = 60) -> str:
+        """Return what a command on this cluster prints; CalledProcessError if it fails."""
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+        assert done.returncode == 0, f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def jobs(self) -> dict[str, str]:
+        """Return the state of each job that the controller knows, by job id."""
+        rows = self.run("squeue", "--noheader", "--states=all", "--format=%A %T").split("\n")
+        return dict(row.split() for row in rows if row)
+
+
+def _slurm_cluster(accounting: bool) -> Iterator[SlurmCluster]:
+    scripts = ROOT / "tests" / "slurm"
+    shared = Path(tempfile.gettempdir())  # short: a socket's path may have 107 bytes
+    for left_over in shared.glob("paceline-slurm-*"):
+        # A test session that was killed could not end its cluster.
+        owner = left_over.name.split("-")[2]
+        if not Path("/proc", owner).exists():
+            subprocess.run([scripts / "stop.sh", left_over], check=False, timeout=120)
+            shutil.rmtree(left_over, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"paceline-slurm-{os.getpid()}-", dir=shared))
+    try:
+        started = subprocess.run(
+            [scripts / "start.sh", folder, "dbd" if accounting else "none"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        if started.returncode:
+            pytest.fail(f"the test cluster did not start: {started.stderr}", pytrace=False)
+        yield SlurmCluster(folder, accounting)
+    finally:
+        subprocess.run([scripts / "stop.sh", folder], check=False, timeout=120)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def slurm(require: Callable[[str], None]) -> Iterator[SlurmCluster]:
+    """A real Slurm without accounting."""
+    require("slurm")
+    yield from _slurm_cluster(accounting=False)
+
+
+@pytest.fixture(scope="session")
+def slurm_with_accounting(require: Callable[[str], None]) -> Iterator[SlurmCluster]:
+    """A real Slurm with slurmdbd."""
+    require("slurm")
+    require("slurmdbd")
+    yield from _slurm_cluster(accounting=True)
