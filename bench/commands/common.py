@@ -1,0 +1,99 @@
+"""What several sub-commands share: the study they name, the end of a study, the console."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from paceline.bench.errors import StudyError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from paceline.bench.cluster import Cluster
+    from paceline.bench.launch import OpenStudy
+    from paceline.bench.status import CaseStatus
+    from paceline.bench.study import Study
+
+
+def add_study_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare STUDY, --cluster and --set."""
+    parser.add_argument("study", metavar="STUDY", help="a study file, or the name of a shipped one (strong_scaling, weak_scaling)")
+    parser.add_argument(
+        "--cluster",
+        metavar="NAME",
+        default="local",
+        help="a cluster profile: a YAML file, or the name of a shipped one (default: local, this machine)",
+    )
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        dest="settings",
+        help="replace a value of the study file, e.g. --set world_sizes=1,2,4 (may be given several times)",
+    )
+
+
+def add_folder_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare FOLDER."""
+    parser.add_argument("folder", metavar="FOLDER", help="a study folder (below outputs/ unless you chose another place)")
+
+
+def resolved_study(args: argparse.Namespace) -> tuple[Study, Cluster]:
+    """Return the study and the cluster that the arguments name, every value stated."""
+    from paceline.bench import cluster as cluster_module
+    from paceline.bench import local
+    from paceline.bench import study as study_module
+
+    settings = {}
+    for setting in args.settings:
+        key, separator, value = setting.partition("=")
+        if not separator or not key:
+            raise StudyError(f"--set {setting}: expected KEY=VALUE")
+        settings[key.strip()] = value
+    cluster = cluster_module.load_cluster(args.cluster)
+    study = study_module.load_study(args.study, settings)
+    devices = local.visible_gpus() if cluster.scheduler == "local" else None
+    return study_module.resolve(study, cluster, devices), cluster
+
+
+def console() -> Console:
+    """Return the console that progress goes to: stderr, so that stdout ends with the report's path alone."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def finish(opened: OpenStudy, statuses: Sequence[CaseStatus]) -> int:
+    """Say what did not complete, write the report, print its table and, last, its path. Return the exit code.
+
+    0 if every case completed, 1 otherwise.
+    """
+    from paceline.bench.display import case_label, note
+
+    failed = [status for status in statuses if not status.done]
+    for status in failed:
+        where = ""
+        if status.attempt is not None and status.state != "missing":
+            where = f" (log: {opened.directory.run(status.case.case_id, status.attempt).train_log})"
+        detail = f": {note(status)}" if note(status) else ""
+        print(f"{case_label(status)}: {status.state}{detail}{where}", file=sys.stderr)
+    if not any(status.done and status.case.kind != "warmup" for status in statuses):
+        print("paceline: no run completed, so there is nothing to report", file=sys.stderr)
+        return 1
+    print_report(opened.directory.path)
+    return 1 if failed else 0
+
+
+def print_report(folder: Path) -> None:
+    """Write the report of a study folder; print its table and, as the last line, the path of the page."""
+    from paceline.analysis import load, report
+
+    loaded = load.load_study(folder)
+    page = report.write_report(folder)
+    print(report.terminal_table(loaded))
+    print(page)

@@ -1,0 +1,53 @@
+"""`paceline status`: show the state of every case."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from paceline.bench.commands import common
+
+EXAMPLE = "paceline status outputs/strong-scaling-Isaac-Ant-Direct-rsl_rl-16384envs-mysite --format json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    common.add_folder_argument(parser)
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print (default: text)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one row per case; exit code 0 whatever the states are."""
+    from paceline.bench import launch
+    from paceline.bench.display import case_label, note
+    from paceline.bench.status import summary
+
+    opened = launch.open_study(launch.find_folder(args.folder))
+    statuses = opened.status()
+    if args.format == "json":
+        rows = [
+            {
+                "case_id": status.case.case_id,
+                "kind": status.case.kind,
+                "world_size": status.case.world_size,
+                "repeat": status.case.repeat,
+                "state": status.state,
+                "attempt": status.attempt,
+                "job_id": status.job_id,
+                "iterations_done": status.iterations_done,
+                "iterations": status.case.iterations,
+                "cause": status.cause,
+                "message": status.message,
+            }
+            for status in statuses
+        ]
+        print(json.dumps(rows, indent=1))
+        return 0
+    width = max((len(case_label(status)) for status in statuses), default=0)
+    for status in statuses:
+        progress = f"{status.iterations_done}/{status.case.iterations}" if status.attempt else ""
+        print(
+            f"{status.case.case_id}  {case_label(status):{width}}  {status.state:11}  {progress:>9}  {note(status)}".rstrip()
+        )
+    print(summary(statuses))
+    return 0
