@@ -67,7 +67,7 @@ def components() -> dict[str, list[tuple[str, str]]]:
 def require(plain_environment: None) -> Callable[[str], None]:
     """Return a function that fails the test, with the command to install it, when a component is missing.
 
-    It never skips: a component that CI lacks is a defect of the installer, and a developer should know what did not run.
+    It never skips: what CI lacks is a defect of the installer, and a developer should know what did not run.
     """
 
     def check(component: str) -> None:
