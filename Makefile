@@ -15,7 +15,7 @@ paceline := .venv/bin/paceline
 python := .venv/bin/python
 # $(call run,STUDY,ENVS' key) runs a study with the variables that were given.
 run = $(paceline) run "$${STUDY:-$(1)}" $${CLUSTER:+--cluster "$$CLUSTER"} $${FOLDER:+--folder "$$FOLDER"} \
-	$${TASK:+--set "task=$$TASK"} $${TRAINER:+--set "trainer=$$TRAINER"} $${GPUS:+--set "world_sizes=[$$GPUS]"} \
+	$${TASK:+--set "task=$$TASK"} $${TRAINER:+--set "trainer=$$TRAINER"} $${GPUS:+--set "world_sizes=$$GPUS"} \
 	$${ENVS:+--set "$(2)=$$ENVS"} $${REPEATS:+--set "repeats=$$REPEATS"} $${ITERATIONS:+--set "iterations=$$ITERATIONS"}
 shell_scripts = $(shell git ls-files -c -o --exclude-standard '*.sh') .ci/run
 pytest = $(python) -m pytest --durations=15
@@ -83,6 +83,14 @@ types: dev build/typing ## Check types (mypy --strict)
 build/typing:
 	@mkdir -p $@/paceline
 	@for name in bench profiling analysis slurm_templates; do ln -sfn "../../../$$name" "$@/paceline/$$name"; done
+
+.PHONY: golden
+golden: dev ## Write the expected job scripts in tests/golden again (review the difference)
+	@$(pytest) -q tests/golden --rewrite-golden
+
+.PHONY: schema
+schema: setup ## Write the JSON Schemas of study and cluster files, for editors
+	@$(paceline) schema docs/schemas
 
 .PHONY: bench
 bench: dev ## Measure Paceline itself against its targets

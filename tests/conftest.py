@@ -20,6 +20,11 @@ COMPONENTS_FILE = ROOT / "tests" / "install" / "components.txt"
 SCRUBBED = ("SLURM_", "SBATCH_", "SRUN_", "PACELINE_", "SUBMITIT_", "CUDA_VISIBLE_DEVICES")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--rewrite-golden`, which `make golden` uses."""
+    parser.addoption("--rewrite-golden", action="store_true", help="write the expected files in tests/golden again")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give every test a time limit, so that a hang names its test."""
     for item in items:
@@ -51,6 +56,21 @@ def paceline() -> Path:
     command = Path(sys.executable).with_name("paceline")
     assert command.exists(), "paceline is not installed beside this Python: run `make setup`"
     return command
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
+    """Return a function that holds a text against an expected file, or writes that file under `--rewrite-golden`."""
+
+    def check(expected: Path, text: str) -> None:
+        if request.config.getoption("--rewrite-golden"):
+            expected.parent.mkdir(parents=True, exist_ok=True)
+            expected.write_text(text, encoding="utf-8")
+            return
+        assert expected.exists(), f"{expected} does not exist: `make golden` writes it, then read it"
+        assert text == expected.read_text(encoding="utf-8"), f"{expected} differs: if meant so, `make golden`"
+
+    return check
 
 
 def components() -> dict[str, list[tuple[str, str]]]:
