@@ -165,3 +165,11 @@ def slurm_with_accounting(require: Callable[[str], None]) -> Iterator[SlurmClust
     require("slurm")
     require("slurmdbd")
     yield from _slurm_cluster(accounting=True)
+
+
+@pytest.fixture(scope="session")
+def jobs_environment(plain_environment: None) -> Path:
+    """Python of the jobs environment, with real Isaac Lab; made first where it is missing (minutes)."""
+    from paceline.bench import environment
+
+    return Path(environment.ensure())
