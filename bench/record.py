@@ -49,6 +49,8 @@ ITERATION_COLUMNS = (
     "episode_length",  # mean episode length in steps, null likewise
     "memory_allocated_bytes",  # peak device memory of torch's allocator in this iteration; null on CPU
     "memory_used_bytes",  # device memory in use on this rank's GPU, all processes; resident set size on CPU
+    "optimizer_steps",  # optimiser steps counted inside the iteration (of the busiest optimiser)
+    "reported_iteration_time_s",  # the trainer's own collection + learning time, to check iteration_time_s against
 )
 
 

@@ -1,0 +1,270 @@
+"""One rank's measured training: attaches the hooks, checks what the trainer really does, writes the rank's record.
+
+Scope: rank. The trainer's library calls into this through the hooks; nothing here knows which library it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+from paceline.bench import hardware
+from paceline.bench.errors import LaunchError
+from paceline.bench.rankfile import RankFile, one_line
+from paceline.bench.record import Case
+from paceline.bench.rundir import RunDir
+from paceline.bench.trainers.isaaclab import Problem, Trainer, rank_of_environment
+from paceline.profiling.clock import IterationClock, IterationTimes
+from paceline.profiling.hooks import ISAACLAB_HOOKS, Attachment, wrappers
+from paceline.profiling.patches import ImportWatch, Patches
+from paceline.profiling.ranges import nvtx_ranges
+
+
+class Measurement:
+    """The measurement of one rank, from before Isaac Lab is imported to after the trainer has returned."""
+
+    def __init__(self, case: Case, run: RunDir, trainer: Trainer) -> None:
+        self.case = case
+        self.run = run
+        self.trainer = trainer
+        self.rank, self.local_rank, self.world_size = rank_of_environment()
+        self.origin, self.origin_unix = time.perf_counter(), time.time()
+        self.file = RankFile(run.rank_jsonl(self.rank))
+        self.patches = Patches()
+        self._cleanup = contextlib.ExitStack()
+        self.ranges = nvtx_ranges()
+        self.clock = IterationClock(
+            warmup_iterations=case.warmup_iterations,
+            sync_every=case.sync_every,
+            synchronize=_synchronize if case.device == "cuda" else lambda: None,
+            ranges=self.ranges,
+        )
+        self.clock.on_start = profile_window(os.environ.get("PACELINE_PROFILE_WINDOW"))
+
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[None]:
+        """Attach the hooks while the block runs; what they wrapped is put back in any case."""
+        watch = ImportWatch()
+        roles = wrappers(self.clock, self._report, self._train)
+        attachment = Attachment(watch, self.patches, roles)
+        version = self.case.engine_version
+        if version not in ISAACLAB_HOOKS or version not in self.trainer.HOOKS:
+            raise LaunchError(f"no hooks for Isaac Lab {version}; there are hooks for {', '.join(ISAACLAB_HOOKS)}")
+        with watch, self.patches, self._cleanup:
+            attachment.attach(ISAACLAB_HOOKS[version])
+            attachment.attach(self.trainer.HOOKS[version])
+            attachment.attach_collectives(self.clock)
+            if self.case.device == "cpu":
+                from paceline.bench.trainers.isaaclab import use_gloo
+
+                use_gloo(watch, self.patches)
+                self.trainer.adapt_to_cpu(watch, self.patches)
+            if not self.trainer.COUNTS_OPTIMIZER_STEPS:
+                watch.on_import("torch.optim.optimizer", self._count_optimizer_steps)
+            yield
+
+    def fail(self, error: BaseException) -> None:
+        """End the record as failed, unless it has ended."""
+        if not self.file.has_header and not self.file.ended:
+            self.file.header(self._identity() | {"problem": None})
+        self.file.end("failed", self._elapsed(), one_line(error))
+
+    def finish(self) -> None:
+        """End the record as failed if the trainer returned without ever training (a hook that never attached)."""
+        if not self.file.ended:
+            self.fail(LaunchError("Isaac Lab's training entry returned without having trained"))
+
+    def _count_optimizer_steps(self, module: ModuleType) -> None:
+        # The count of the busiest optimiser: a trainer may step further ones (RND) beside it.
+        counts: dict[int, int] = {}
+
+        def count(optimizer: Any, args: Any, kwargs: Any) -> None:
+            if self.clock.optimizer_steps == 0:
+                counts.clear()
+            steps = counts[id(optimizer)] = counts.get(id(optimizer), 0) + 1
+            if steps > self.clock.optimizer_steps:
+                self.clock.optimizer_steps = steps
+
+        self._cleanup.callback(module.register_optimizer_step_post_hook(count).remove)
+
+    def _train(self, trainer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], train: Callable[[], Any]) -> Any:
+        """Write the header, train, write the end."""
+        try:
+            problem = self.trainer.read_back(trainer, args, kwargs)
+            self._write_header(problem)
+            self._check(problem)
+            result = train()
+        except BaseException as error:
+            self.fail(error)
+            raise
+        if self.file.iterations == self.case.iterations:
+            self.file.end("completed", self._elapsed())
+        else:
+            self.file.end(
+                "failed",
+                self._elapsed(),
+                f"the trainer stopped after {self.file.iterations} of {self.case.iterations} iterations",
+            )
+        return result
+
+    def _report(self, owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Write the row of the iteration that has just ended; runs outside the time of any iteration."""
+        statistics = self.trainer.statistics(owner, args, kwargs, result)
+        times = self.clock.take()
+        allocated, used = self._memory()
+        self.file.iteration(
+            (
+                times.iteration,
+                int(times.sync),
+                int(times.warmup),
+                times.start - self.origin,
+                times.iteration_time_s,
+                times.collection_time_s,
+                times.env_step_time_s,
+                times.physics_time_s,
+                times.inference_time_s,
+                times.update_time_s,
+                times.communication_time_s,
+                times.collectives,
+                self.case.num_envs_per_rank * self.case.horizon,
+                statistics.reward,
+                statistics.episode_length,
+                allocated,
+                used,
+                times.optimizer_steps,
+                statistics.reported_iteration_time_s,
+            )
+        )
+        self._check_optimizer_steps(times)
+
+    def _check(self, problem: Problem) -> None:
+        """Raise LaunchError if the trainer does something else than the case asks for."""
+        case = self.case
+        expected = {
+            "num_envs_per_rank": case.num_envs_per_rank,
+            "horizon": case.horizon,
+            "num_minibatches": case.num_minibatches,
+            "minibatch_size_per_rank": case.minibatch_size_per_rank,
+            "num_epochs": case.num_epochs,
+            "max_iterations": case.iterations,
+            "env_seed": case.seed + self.rank,
+        }
+        wrong = [
+            f"{name} is {getattr(problem, name)}, the case says {value}"
+            for name, value in expected.items()
+            if getattr(problem, name) != value
+        ]
+        if not problem.device.startswith(case.device):
+            wrong.append(f"the device is {problem.device}, the case says {case.device}")
+        threads = hardware.thread_facts()["torch"]
+        if threads != case.threads_per_rank:
+            wrong.append(f"torch uses {threads} threads, the case says {case.threads_per_rank}")
+        if self.world_size != case.world_size:
+            wrong.append(f"world_size is {self.world_size}, the case says {case.world_size}")
+        if wrong:
+            raise LaunchError(f"{case.trainer} does not do what case.json asks for: {'; '.join(wrong)}")
+
+    def _check_optimizer_steps(self, times: IterationTimes) -> None:
+        expected = self.case.optimizer_steps_per_iteration
+        if times.optimizer_steps != expected:
+            raise LaunchError(
+                f"iteration {times.iteration} made {times.optimizer_steps} optimiser steps, the case says {expected}"
+            )
+
+    def _identity(self) -> dict[str, Any]:
+        local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return {
+            "case_id": self.case.case_id,
+            "attempt": self.run.attempt,
+            "rank": self.rank,
+            "local_rank": self.local_rank,
+            "node_rank": int(os.environ.get("GROUP_RANK", "0")),
+            "world_size": self.world_size,
+            "local_world_size": local_world_size,
+            "num_nodes": self.world_size // local_world_size,
+            "node": hardware.node_name(),
+            "hostname": platform.node(),
+            "pid": os.getpid(),
+            "clock_origin_unix_s": self.origin_unix,
+        }
+
+    def _write_header(self, problem: Problem) -> None:
+        import torch
+
+        device = hardware.device_facts(problem.device)
+        if self.ranges is not None:
+            self.ranges.mark(
+                f"rank={self.rank} world={self.world_size} local={self.local_rank} gpu_uuid={device['uuid']}"
+            )
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self.file.header(
+            self._identity()
+            | {
+                "seed": problem.env_seed,
+                "trainer_seed": torch.initial_seed(),
+                "problem": {
+                    "num_envs_per_rank": problem.num_envs_per_rank,
+                    "horizon": problem.horizon,
+                    "num_minibatches": problem.num_minibatches,
+                    "minibatch_size_per_rank": problem.minibatch_size_per_rank,
+                    "num_epochs": problem.num_epochs,
+                    "optimizer_steps_per_iteration": problem.num_minibatches * problem.num_epochs,
+                    "global_batch": problem.num_envs_per_rank * problem.horizon * self.world_size,
+                    "max_iterations": problem.max_iterations,
+                },
+                "device": device,
+                "versions": hardware.versions(),
+                "cpu": hardware.cpu_facts(),
+                "threads": hardware.thread_facts(),
+                "backend": torch.distributed.get_backend() if distributed else "none",
+                "slurm": hardware.slurm_facts(),
+                "nvtx": self.ranges is not None,
+            }
+        )
+
+    def _memory(self) -> tuple[int | None, int | None]:
+        """Return peak bytes of torch's allocator in the iteration, and bytes in use on the device (CPU: resident)."""
+        if self.case.device != "cuda":
+            return None, hardware.resident_bytes()
+        import torch
+
+        allocated = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        free, total = torch.cuda.mem_get_info()
+        return allocated, total - free
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self.origin
+
+
+def _synchronize() -> None:
+    import torch
+
+    torch.cuda.synchronize()
+
+
+def profile_window(text: str | None) -> Callable[[int], None] | None:
+    """Return what starts and stops the CUDA profiler, from ``"first:last"``: iterations first to last, last excluded.
+
+    nsys with ``--capture-range=cudaProfilerApi`` records that window only. LaunchError if the text is something else.
+    """
+    if not text:
+        return None
+    first, separator, last = text.partition(":")
+    if not separator or not first.isdigit() or not last.isdigit() or int(first) >= int(last):
+        raise LaunchError(f"PACELINE_PROFILE_WINDOW is {text!r}; it must be first:last, iterations counted from 0")
+    start, stop = int(first), int(last)
+
+    def on_start(iteration: int) -> None:
+        if iteration in (start, stop):
+            import torch
+
+            torch.cuda.synchronize()
+            (torch.cuda.profiler.start if iteration == start else torch.cuda.profiler.stop)()
+
+    return on_start

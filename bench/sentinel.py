@@ -1,0 +1,126 @@
+"""Writes result.json, the last file of a run: what became of it. Scope: job; runs once, on the batch node.
+
+    python -m paceline.bench.sentinel [--exit-code N] [--interrupted CAUSE]
+
+A run is completed if every rank's record ends as completed with all its iterations. The exit code never decides it:
+Isaac Sim can crash or hang after its work is done, and a launcher can return 0 after a rank went missing. Standard
+library only. Running it again gives the same result, and a result is never half-written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+
+from paceline.bench.assignment import load_run
+from paceline.bench.causes import Cause, classify, read_tail, shorten
+from paceline.bench.errors import PacelineError, RecordError
+from paceline.bench.rankscan import RankSummary, read_rank
+from paceline.bench.record import Case, Result
+from paceline.bench.rundir import RunDir, read_json, write_json
+
+
+def judge(
+    run: RunDir, case: Case, exit_code: int | None = None, interrupted: str | None = None, now: float | None = None
+) -> Result:
+    """Return the result of a run from its case, its records and its log.
+
+    Args:
+        run: The run's folder.
+        case: What was asked for.
+        exit_code: Exit status of the launcher on this node, kept for information.
+        interrupted: Class of what ended the run from outside (``time_limit``, ``preempted``, ``cancelled`` ...).
+        now: Time of the end, seconds since 1970; the clock's if None.
+    """
+    ranks = [read_rank(run.rank_jsonl(rank), rank) for rank in range(case.world_size)]
+    completed = tuple(rank.rank for rank in ranks if rank.completed(case))
+    status, cause = "completed", None
+    if len(completed) < case.world_size:
+        cause = _cause(run, case, ranks, exit_code, interrupted)
+        status = "interrupted" if interrupted or cause.cause in _FROM_OUTSIDE else "failed"
+    headers = [rank.header for rank in ranks if rank.header is not None]
+    starts = [header["clock_origin_unix_s"] for header in headers if header.get("clock_origin_unix_s")]
+    nodes = dict.fromkeys(str(header["node"]) for header in headers if header.get("node"))
+    end = time.time() if now is None else now
+    return Result(
+        case_id=case.case_id,
+        attempt=run.attempt,
+        status=status,  # type: ignore[arg-type]
+        cause=cause.cause if cause else None,
+        message=cause.message if cause else None,
+        exit_code=exit_code,
+        ranks_expected=case.world_size,
+        ranks_completed=completed,
+        start_unix_s=min(starts) if starts else end,
+        end_unix_s=end,
+        nodes=tuple(nodes),
+        job_id=os.environ.get("SLURM_JOB_ID"),
+    )
+
+
+_FROM_OUTSIDE = frozenset({"time_limit", "preempted", "node_failure", "cancelled"})
+
+
+def _cause(run: RunDir, case: Case, ranks: list[RankSummary], exit_code: int | None, interrupted: str | None) -> Cause:
+    """Return why a run is not completed: told from outside, known from the log, told by a rank, or missing."""
+    if interrupted:
+        done = min((rank.iterations for rank in ranks), default=0)
+        return Cause(interrupted, f"interrupted ({interrupted}) after {done} of {case.iterations} iterations")
+    from_log = classify(read_tail(run.train_log))
+    told = [(rank.rank, str(rank.end["error"])) for rank in ranks if rank.end is not None and rank.end.get("error")]
+    if from_log.cause not in ("error", "unknown"):
+        return from_log
+    if told:
+        rank, error = told[0]
+        return Cause(classify(error).cause if ": " in error else "error", shorten(f"rank {rank}: {error}"))
+    if from_log.cause == "error":
+        return from_log
+    missing = [rank.rank for rank in ranks if rank.header is None]
+    if missing:
+        return Cause("missing_ranks", shorten(f"no record from rank {', '.join(map(str, missing))}{_exit(exit_code)}"))
+    cut = [f"rank {rank.rank} after {rank.iterations}" for rank in ranks if not rank.completed(case)]
+    return Cause(
+        "truncated", shorten(f"records end early: {', '.join(cut)} of {case.iterations} iterations{_exit(exit_code)}")
+    )
+
+
+def _exit(exit_code: int | None) -> str:
+    return "" if exit_code is None else f" (launcher's exit status {exit_code})"
+
+
+def write_result(run: RunDir, case: Case, exit_code: int | None = None, interrupted: str | None = None) -> Result:
+    """Write result.json and return it; a result that is there and says completed is kept as it is."""
+    try:
+        old = Result.from_json(read_json(run.result_json), str(run.result_json))
+        if old.status == "completed" and old.case_id == case.case_id:
+            return old
+    except (FileNotFoundError, RecordError):
+        pass
+    result = judge(run, case, exit_code, interrupted)
+    write_json(run.result_json, result.to_json())
+    return result
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the result of the run that PACELINE_RUN_DIR names; return 0 if it is completed, else 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m paceline.bench.sentinel", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--exit-code", type=int, help="exit status of the trainer's launcher")
+    parser.add_argument("--interrupted", metavar="CAUSE", help="what ended the run from outside, e.g. time_limit")
+    options = parser.parse_args(arguments)
+    run, case = load_run()
+    result = write_result(run, case, options.exit_code, options.interrupted)
+    detail = "" if result.message is None else f" ({result.cause}): {result.message}"
+    print(f"paceline: run {run.case_id}/attempt-{run.attempt} {result.status}{detail}", file=sys.stderr)
+    return 0 if result.status == "completed" else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except PacelineError as error:
+        print(f"paceline: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,184 @@
+"""Starts one node's ranks, watches their records, and ends them if they hang. Scope: node.
+
+    python -m paceline.bench.supervise [--exit-grace-s 60] [--stall-s 1800] -- COMMAND...
+
+Why: Isaac Sim can hang when it exits, after the last iteration is recorded; a rank stuck in a collective never ends at
+all. Neither may hold an allocation. The command runs in a process group of its own; TERM and INT are handed on to the
+group, USR1 is not (it belongs to the batch shell: Isaac Sim dies of it). The node's sampler is started here, too,
+outside the trainer's processes. Standard library only. Exit status: the command's (128 + signal if it was killed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from paceline.bench.assignment import load_run
+from paceline.bench.errors import PacelineError
+from paceline.bench.processes import (
+    adopt_orphans,
+    descendants,
+    end_descendants,
+    end_with_parent,
+    kill_descendants,
+    send,
+)
+from paceline.bench.rankscan import last_line
+from paceline.bench.rundir import RunDir
+
+_POLL_S = 0.5
+_TERM_TO_KILL_S = 15.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How patient the supervisor is; 0 switches a limit off."""
+
+    exit_grace_s: float = 60.0
+    """Time the processes may live after all ranks have written their end."""
+    stall_s: float = 1800.0
+    """Time without a new line in any rank's record."""
+
+
+class Watch:
+    """What the records of the local ranks say about the progress of the run."""
+
+    def __init__(self, run: RunDir, ranks: Sequence[int], now: float) -> None:
+        self._paths = [run.rank_jsonl(rank) for rank in ranks]
+        self._sizes = [0] * len(self._paths)
+        self.last_growth = now
+        self.ended_at: float | None = None
+
+    def look(self, now: float) -> None:
+        """Take note of records that grew, and of the moment when all of them had ended."""
+        for index, path in enumerate(self._paths):
+            with suppress(OSError):
+                size = path.stat().st_size
+                if size != self._sizes[index]:
+                    self._sizes[index] = size
+                    self.last_growth = now
+        if self.ended_at is None and all(_ended(path) for path in self._paths):
+            self.ended_at = now
+
+
+def _ended(path: Path) -> bool:
+    line = last_line(path)
+    return isinstance(line, dict) and line.get("type") == "end"
+
+
+def verdict(watch: Watch, limits: Limits, now: float) -> str | None:
+    """Return why the processes must be ended now, None if they may go on."""
+    if watch.ended_at is not None:
+        if limits.exit_grace_s and now - watch.ended_at >= limits.exit_grace_s:
+            return f"all ranks ended {now - watch.ended_at:.0f} s ago, but the processes hang at exit"
+        return None
+    if limits.stall_s and now - watch.last_growth >= limits.stall_s:
+        return f"no rank has recorded anything for {now - watch.last_growth:.0f} s"
+    return None
+
+
+def supervise(
+    command: Sequence[str], run: RunDir, ranks: Sequence[int], limits: Limits, spare: frozenset[int] = frozenset()
+) -> int:
+    """Run a command to its end or end it, and return its exit status (128 + signal if it was killed).
+
+    Args:
+        command: The launcher of the ranks and its arguments.
+        run: The run's folder.
+        ranks: Global ranks whose records are watched: all of the run. Which of them a node has is decided by the
+            rendezvous, they advance together, and their records lie in one folder.
+        limits: How long to wait for a hanging exit and for a stalled run.
+        spare: Children of this process that are none of the command's.
+    """
+    adopt_orphans()
+    child = subprocess.Popen(command, start_new_session=True, preexec_fn=end_with_parent)
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        _say(f"got {signal.Signals(number).name}, handing it on to the ranks")
+        for pid in descendants(os.getpid(), spare):
+            send(pid, number)
+
+    previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+    watch = Watch(run, ranks, time.monotonic())
+    try:
+        while True:
+            try:
+                return _status(child.wait(timeout=_POLL_S))
+            except subprocess.TimeoutExpired:
+                pass
+            now = time.monotonic()
+            watch.look(now)
+            reason = verdict(watch, limits, now)
+            if reason is not None:
+                _say(f"{reason}: ending them")
+                end_descendants(_TERM_TO_KILL_S, spare)
+                return _status(child.wait())
+    finally:
+        # Whatever way the launcher ended, no rank of it may keep a device or a port.
+        kill_descendants(spare)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _status(returncode: int) -> int:
+    return 128 - returncode if returncode < 0 else returncode
+
+
+def start_sampler(run: RunDir) -> subprocess.Popen[bytes] | None:
+    """Start this node's sampler; a run without samples is still a run, so a failure is only told."""
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "paceline.profiling.samplers", "--parent", str(os.getpid()), str(run.path)],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # it ends with this process, not with a signal to the job's group
+        )
+    except OSError as error:
+        _say(f"the sampler does not start: {error}")
+        return None
+
+
+def _say(text: str) -> None:
+    print(f"paceline supervise: {text}", file=sys.stderr, flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Supervise the command after ``--`` in the run folder that PACELINE_RUN_DIR names."""
+    parser = argparse.ArgumentParser(
+        prog="python -m paceline.bench.supervise", description=(__doc__ or "").split("\n")[0]
+    )
+    defaults = Limits()
+    parser.add_argument("--exit-grace-s", type=float, default=defaults.exit_grace_s, help="default %(default)s; 0: off")
+    parser.add_argument("--stall-s", type=float, default=defaults.stall_s, help="default %(default)s; 0: off")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND ...")
+    options = parser.parse_args(arguments)
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if not command:
+        parser.error("a command is needed after --")
+    run, case = load_run()
+    sampler = start_sampler(run)
+    try:
+        limits = Limits(exit_grace_s=options.exit_grace_s, stall_s=options.stall_s)
+        spare = frozenset() if sampler is None else frozenset({sampler.pid})
+        return supervise(command, run, range(case.world_size), limits, spare)
+    finally:
+        if sampler is not None:
+            sampler.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                sampler.wait(timeout=5)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except PacelineError as error:
+        print(f"paceline: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,66 @@
+"""NVTX ranges in the domain ``paceline``, for Nsight Systems.
+
+    iteration (payload: its number)
+        rollout
+            env_step
+                physics
+            inference
+        update
+            minibatch
+            communication
+
+Switched on by PACELINE_NVTX=1, and only if PyPI's nvtx is installed; otherwise nothing is called at all. PyPI nvtx
+0.2.11 is the release to use: with 0.2.17, Nsight Systems 2023.4 and 2024.2 record the domain but none of its ranges.
+Push/pop ranges belong to the thread that pushes: all of these are pushed by the trainer's main thread.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+DOMAIN = "paceline"
+_COLORS = {
+    "iteration": "white",
+    "rollout": "green",
+    "env_step": "cyan",
+    "physics": "blue",
+    "inference": "purple",
+    "update": "orange",
+    "minibatch": "yellow",
+    "communication": "red",
+}
+
+
+class Ranges:
+    """Pushes and pops ranges of the domain on the calling thread. Scope: rank."""
+
+    def __init__(self, nvtx: Any) -> None:
+        self._push = nvtx.push_range
+        self._pop = nvtx.pop_range
+        self._mark = nvtx.mark
+
+    def push(self, name: str, payload: int | None = None) -> None:
+        """Open a range inside the one that is open now."""
+        self._push(name, _COLORS.get(name, "grey"), DOMAIN, None, payload)
+
+    def pop(self) -> None:
+        """Close the innermost open range."""
+        self._pop(DOMAIN)
+
+    def mark(self, message: str) -> None:
+        """Set a mark, for facts such as the rank of this process."""
+        self._mark(message, "black", DOMAIN)
+
+
+def nvtx_ranges() -> Ranges | None:
+    """Return the ranges if PACELINE_NVTX=1 asks for them and PyPI's nvtx is importable, else None."""
+    if os.environ.get("PACELINE_NVTX") != "1":
+        return None
+    try:
+        import nvtx
+    except ImportError:
+        print("paceline: PACELINE_NVTX=1, but the Python package nvtx is not installed: no ranges", file=sys.stderr)
+        return None
+    return Ranges(nvtx)
