@@ -1,0 +1,122 @@
+"""Plan: the cases of a study, in the order in which they should run, and what they ask the site for.
+
+Pure: the same resolved study and profile give the same plan, without clock, disk or environment variables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from paceline.bench.cluster import Cluster
+from paceline.bench.errors import StudyError
+from paceline.bench.record import Case
+from paceline.bench.study import Study
+
+WARMUP_ITERATIONS = 2
+
+# Seeds of two repeats must not meet: rank r of a run uses the run's seed plus r, and world sizes end at 1000.
+SEED_STRIDE = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What to run."""
+
+    warmup: Case | None
+    """Runs first, alone: fills the kernel caches. Its numbers are never compared with any other."""
+    cases: tuple[Case, ...]
+    """In order: repeats outermost, so that a drift of the machine meets all world sizes alike."""
+    gpu_hours: float
+    """GPU hours that all jobs together may use up to their time limits; 0 on CPU."""
+    node_hours: float
+    """Node hours, likewise."""
+
+    @property
+    def all_cases(self) -> tuple[Case, ...]:
+        """All cases, the warm-up first."""
+        return ((self.warmup,) if self.warmup else ()) + self.cases
+
+
+def make_plan(study: Study, cluster: Cluster) -> Plan:
+    """Return the plan of a resolved study.
+
+    In repeat k the world sizes begin with another one (rotation), because the first job after a pause may find the
+    machine in another state than the next.
+    """
+    if not study.is_resolved or not isinstance(study.world_sizes, tuple):
+        raise StudyError(f"study {study.name!r} is not resolved for a site")
+    cases = []
+    for repeat in range(study.repeats or 1):
+        first = repeat % len(study.world_sizes)
+        for world_size in study.world_sizes[first:] + study.world_sizes[:first]:
+            cases.append(_case(study, cluster, world_size, repeat))
+    warmup = _warmup(study, cluster)
+    hours = (study.time_limit_min or 0) / 60
+    jobs = (warmup, *cases)
+    return Plan(
+        warmup=warmup,
+        cases=tuple(cases),
+        gpu_hours=sum(hours * _gpus(case, cluster) for case in jobs),
+        node_hours=sum(hours * case.num_nodes for case in jobs),
+    )
+
+
+def _case(study: Study, cluster: Cluster, world_size: int, repeat: int) -> Case:
+    num_envs = study.num_envs if study.kind == "strong" else (study.num_envs_per_rank or 0) * world_size
+    values = _values(study, cluster) | {
+        "kind": study.kind,
+        "world_size": world_size,
+        "num_envs": num_envs,
+        "num_nodes": study.nodes_of(world_size),
+        "iterations": study.iterations,
+        "warmup_iterations": study.warmup_iterations,
+        "sync_every": study.sync_every,
+        "repeat": repeat,
+        "seed": (study.seed or 0) + SEED_STRIDE * repeat,
+    }
+    return Case(**values)
+
+
+def _warmup(study: Study, cluster: Cluster) -> Case:
+    """Return the warm-up: one rank with a rank's part of the largest world size, the smallest part there is."""
+    assert isinstance(study.world_sizes, tuple)
+    num_envs = study.num_envs_per_rank or (study.num_envs or 0) // max(study.world_sizes)
+    values = _values(study, cluster) | {
+        "kind": "warmup",
+        "world_size": 1,
+        "num_envs": num_envs,
+        "iterations": WARMUP_ITERATIONS,
+        "warmup_iterations": WARMUP_ITERATIONS - 1,
+        "sync_every": 0,
+        "repeat": 0,
+        "seed": study.seed,
+    }
+    return Case(**values)
+
+
+def _values(study: Study, cluster: Cluster) -> dict[str, Any]:
+    """Return what all cases of a study share."""
+    return {
+        "task": study.task,
+        "trainer": study.trainer,
+        "horizon": study.horizon,
+        "num_minibatches": study.num_minibatches,
+        "num_epochs": study.num_epochs,
+        "device": study.device,
+        "threads_per_rank": study.threads_per_rank,
+        "physics": study.physics,
+        "gpu_type": cluster.gpu_type if study.device == "cuda" else None,
+        "image": cluster.runtime.image,
+        "overrides": study.overrides or (),
+        "environment": tuple(sorted((study.environment or {}).items())),
+    }
+
+
+def _gpus(case: Case, cluster: Cluster) -> int:
+    """Return the GPUs that a job keeps from others."""
+    if case.device != "cuda":
+        return 0
+    if cluster.exclusive and cluster.gpus_per_node:
+        return case.num_nodes * cluster.gpus_per_node
+    return case.world_size
