@@ -36,7 +36,7 @@ find_python() {
     fi
     for candidate in python3.12 python3.13 python3.11 python3.10 python3 python /usr/bin/python3 python3.14; do
         if new_enough "$candidate"; then
-            "$candidate" -c 'import sys; print(sys.executable)'
+            command -v "$candidate"
             return
         fi
     done
