@@ -9,16 +9,15 @@ from __future__ import annotations
 import re
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from typing import Annotated, Any, Final, Literal
 
 from paceline.bench import yamlfile
 from paceline.bench.errors import ClusterError
+from paceline.bench.filemodel import FileModel, Line, Text, nearest, validate
 from paceline.bench.shell import check_directive, check_environment
-from paceline.bench.yamlfile import FileModel, Line, Text
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-CLUSTER_SCHEMA = "paceline.cluster/1"
+CLUSTER_SCHEMA: Final = "paceline.cluster/1"
 
 Directive = Annotated[str, AfterValidator(check_directive)]
 """Text that goes into an #SBATCH line."""
@@ -67,7 +66,7 @@ class Runtime(FileModel):
 class Prices(FileModel):
     """What GPU time costs, for the report. Nothing is charged by it."""
 
-    gpu_hour: dict[Line, Annotated[float, Field(ge=0)]] = {}
+    gpu_hour: dict[Line, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """Price of one GPU hour by GPU type."""
     currency: Line = "EUR"
     """Name of the currency."""
@@ -146,7 +145,7 @@ class Cluster(FileModel):
     """Folder for kernel caches, kept between jobs; left out: ~/.cache/paceline."""
     results: Line = "outputs"
     """Folder for study folders. On a cluster: one that all nodes see."""
-    environment: dict[str, Text] = {}
+    environment: dict[str, Text] = Field(default_factory=dict)
     """Environment variables of every job on this site, such as NCCL_SOCKET_IFNAME. A study's own win."""
     prices: Prices | None = None
     """What GPU time costs."""
@@ -210,14 +209,14 @@ def find(source: str | Path) -> Path:
     known = shipped() | {name: p for name, p in here.items() if name == str(source) or p.parent != Path()}
     if str(source) in known:
         return known[str(source)]
-    near = yamlfile.nearest(str(source), known)
+    near = nearest(str(source), known)
     raise ClusterError(f"cluster {str(source)!r}: no such profile{near} (profiles: {', '.join(sorted(known))})")
 
 
 def parse_cluster(document: yamlfile.Document) -> Cluster:
     """Return the profile that a parsed file describes; ClusterError if it is not valid."""
     yamlfile.require_schema(document, CLUSTER_SCHEMA, ClusterError)
-    return yamlfile.validate(Cluster, document, ClusterError)
+    return validate(Cluster, document, ClusterError)
 
 
 def to_yaml(cluster: Cluster) -> str:

@@ -14,10 +14,23 @@ from paceline.bench.errors import ClusterError
 
 # Set by the job script itself; Docker passes on only what it is told to.
 JOB_VARIABLES = (
-    "PACELINE_RUN_DIR", "PYTHONPATH", "PYTHONSAFEPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "HYDRA_FULL_ERROR",
-    "HOME", "ISAACSIM_ASSET_ROOT", "WARP_CACHE_PATH", "XDG_CACHE_HOME", "OMP_NUM_THREADS", "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "ACCEPT_EULA", "OMNI_KIT_ACCEPT_EULA",
-)  # fmt: skip
+    "PACELINE_RUN_DIR",
+    "PYTHONPATH",
+    "PYTHONSAFEPATH",
+    "PYTHONDONTWRITEBYTECODE",
+    "PYTHONUNBUFFERED",
+    "HYDRA_FULL_ERROR",
+    "HOME",
+    "ISAACSIM_ASSET_ROOT",
+    "WARP_CACHE_PATH",
+    "XDG_CACHE_HOME",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "ACCEPT_EULA",
+    "OMNI_KIT_ACCEPT_EULA",
+)
 
 
 def binds(cluster: Cluster, asset_root: str | None) -> list[str]:

@@ -46,11 +46,12 @@ def make_plan(study: Study, cluster: Cluster) -> Plan:
     """
     if not study.is_resolved or not isinstance(study.world_sizes, tuple):
         raise StudyError(f"study {study.name!r} is not resolved for a site")
-    cases = []
-    for repeat in range(study.repeats or 1):
-        first = repeat % len(study.world_sizes)
-        for world_size in study.world_sizes[first:] + study.world_sizes[:first]:
-            cases.append(_case(study, cluster, world_size, repeat))
+    sizes = study.world_sizes
+    cases = [
+        _case(study, cluster, sizes[(repeat + place) % len(sizes)], repeat)
+        for repeat in range(study.repeats or 1)
+        for place in range(len(sizes))
+    ]
     warmup = _warmup(study, cluster)
     hours = (study.time_limit_min or 0) / 60
     jobs = (warmup, *cases)

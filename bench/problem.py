@@ -41,6 +41,6 @@ def strong_step_of_size(world_sizes: Sequence[int], horizon: int, minibatch_size
 
 
 def nearest_multiples(value: int, step: int) -> tuple[int, ...]:
-    """Return the multiples of ``step`` next to ``value``, at least one step: (below, above), or one if none is below."""
+    """Return the multiples of ``step`` next to ``value``: (below, above), or (above,) if only 0 lies below."""
     below = value // step * step
     return (below, below + step) if below else (step,)

@@ -1,8 +1,7 @@
 """Study: one scaling question, as a file states it and as it is resolved for one site.
 
-A study file states what matters and leaves the rest open; `resolve` fills in everything else from, in this order:
-the ``--set`` settings, the file's own keys, the file's block for the device (``on_cpu``, ``on_gpu``), and the defaults
-below. The resolved study is written to the study folder: it says what ran without needing this program.
+A study file states what matters and leaves the rest open; `resolve` (bench/resolve.py) fills in everything else. The
+resolved study is written to the study folder: it says what ran without needing this program.
 """
 
 from __future__ import annotations
@@ -10,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
+from paceline.bench import yamlfile
+from paceline.bench.errors import StudyError
+from paceline.bench.filemodel import FileModel, Line, Text, nearest, validate
+from paceline.bench.resolve import resolve
+from paceline.bench.shell import check_environment
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
-from paceline.bench import problem, tasks, yamlfile
-from paceline.bench.cluster import Cluster
-from paceline.bench.errors import StudyError
-from paceline.bench.shell import check_environment
-from paceline.bench.yamlfile import FileModel, Line, Text
+__all__ = ["STUDY_SCHEMA", "Study", "StudyValues", "load_study", "parse_study", "resolve", "shipped", "to_yaml"]
 
-STUDY_SCHEMA = "paceline.study/1"
+STUDY_SCHEMA: Final = "paceline.study/1"
 
 Trainer = Literal["rsl_rl", "rl_games"]
 
@@ -62,7 +62,7 @@ class StudyValues(FileModel):
     trainer: Trainer | None = None
     """RL library (default rsl_rl)."""
     world_sizes: WorldSizes | None = None
-    """Numbers of ranks to measure, one GPU (or CPU process) each; auto (the default): 1, 2, 4, 8, ... up to what is there."""
+    """Numbers of ranks to measure, one GPU (or CPU process) each; auto (default): 1, 2, 4, ... up to what is there."""
     num_envs: Positive | None = None
     """Strong scaling: environments of all ranks together. Each rank gets num_envs / world_size."""
     num_envs_per_rank: Positive | None = None
@@ -87,7 +87,7 @@ class StudyValues(FileModel):
     physics: Line | None = None
     """Isaac Lab physics preset (default newton_mjwarp)."""
     num_nodes: Positive | None = None
-    """Nodes of the largest world size; smaller ones use as few nodes as hold them at the same ranks per node (default 1)."""
+    """Nodes of the largest world size (default 1); smaller ones use as few nodes as hold them, at most as full."""
     threads_per_rank: Positive | None = None
     """CPU threads that each rank's libraries may use, the same at every world size (default 1)."""
     overrides: Lines | None = None
@@ -101,6 +101,10 @@ class StudyValues(FileModel):
     @classmethod
     def _check_environment(cls, value: dict[str, str] | None) -> dict[str, str] | None:
         return value if value is None else check_environment(value)
+
+    def stated(self) -> dict[str, Any]:
+        """Return the values that are stated, by name."""
+        return {name: value for name in StudyValues.model_fields if (value := getattr(self, name)) is not None}
 
 
 class Study(StudyValues):
@@ -139,21 +143,6 @@ class Study(StudyValues):
         return -(-world_size // ranks_per_node)
 
 
-DEFAULTS: Mapping[str, Any] = {
-    "trainer": "rsl_rl",
-    "world_sizes": "auto",
-    "repeats": 3,
-    "iterations": 60,
-    "sync_every": 5,
-    "seed": 42,
-    "physics": "newton_mjwarp",
-    "num_nodes": 1,
-    "threads_per_rank": 1,
-    "overrides": (),
-    "environment": {},
-}
-
-
 # ------------------------------------------------------------------------------------------------------ files
 
 
@@ -177,7 +166,7 @@ def load_study(source: str | Path, settings: Mapping[str, str] | None = None) ->
     if not path.is_file() and str(source) in shipped():
         path = shipped()[str(source)]
     if not path.exists():
-        near = yamlfile.nearest(str(source), shipped())
+        near = nearest(str(source), shipped())
         raise StudyError(f"study {str(source)!r}: no such file{near} (shipped studies: {', '.join(shipped())})")
     return parse_study(yamlfile.read(path, StudyError), settings or {})
 
@@ -196,10 +185,10 @@ def parse_study(document: yamlfile.Document, settings: Mapping[str, str]) -> Stu
         else:
             data[key] = value
 
-    def origin(path: yamlfile.Path_) -> str | None:
+    def origin(path: yamlfile.KeyPath) -> str | None:
         return f"--set {path[0]}" if path and path[0] in settings else None
 
-    return yamlfile.validate(Study, yamlfile.Document(data, document.lines, document.where), StudyError, origin)
+    return validate(Study, yamlfile.Document(data, document.lines, document.where), StudyError, origin)
 
 
 def _setting(key: str, text: str) -> Any:
@@ -222,129 +211,3 @@ def to_yaml(study: Study) -> str:
     data = study.model_dump(mode="json", by_alias=True, exclude_none=True)
     order = ("schema", "name", "kind", "device", *StudyValues.model_fields, "on_cpu", "on_gpu")
     return yamlfile.dump({key: data[key] for key in order if key in data})
-
-
-# --------------------------------------------------------------------------------------------------- resolving
-
-
-def resolve(study: Study, cluster: Cluster, devices: int | None = None) -> Study:
-    """Return the study with every value stated, for one site.
-
-    Args:
-        study: As loaded, or resolved before (then it comes back as it is, if the site allows it).
-        cluster: The site.
-        devices: GPUs visible on this machine (local scheduler); None on Slurm, where the profile says.
-
-    Raises:
-        StudyError: What the study asks for does not exist or does not divide; the message names what does.
-    """
-    gpus_per_node = (devices or 0) if cluster.scheduler == "local" else (cluster.gpus_per_node or 0)
-    device = study.device if study.device != "auto" else ("cuda" if gpus_per_node else "cpu")
-    if device == "cuda" and not gpus_per_node:
-        place = "on this machine" if cluster.scheduler == "local" else f"in cluster profile {cluster.name!r}"
-        raise StudyError(f"device: cuda, but there is no GPU {place}; state device: cpu or auto")
-    block = study.on_gpu if device == "cuda" else study.on_cpu
-    values: dict[str, Any] = {**DEFAULTS, "time_limit_min": cluster.time_limit_min}
-    for layer in (block, study):
-        if layer is not None:
-            values |= {k: v for k in StudyValues.model_fields if (v := getattr(layer, k)) is not None}
-    if values.get("task") is None:
-        raise StudyError("task is missing; state an Isaac Lab task id such as Isaac-Cartpole-Direct")
-    values |= {"device": device, "on_cpu": None, "on_gpu": None}
-    values.setdefault("warmup_iterations", values["iterations"] // 4)
-    if values["warmup_iterations"] >= values["iterations"]:
-        raise StudyError(
-            f"warmup_iterations {values['warmup_iterations']} must be less than iterations {values['iterations']}"
-        )
-    values["world_sizes"] = _sizes_and_nodes(values, cluster, gpus_per_node if device == "cuda" else None)
-    agent = _agent(values)
-    values["horizon"] = values.get("horizon") or agent.horizon
-    values["num_epochs"] = values.get("num_epochs") or agent.num_epochs
-    values["num_minibatches"] = _minibatches(study.kind, values, agent)
-    return study.model_copy(update=values)
-
-
-def _sizes_and_nodes(values: Mapping[str, Any], cluster: Cluster, gpus_per_node: int | None) -> tuple[int, ...]:
-    """Return the world sizes, checked against what a node has. ``gpus_per_node`` is None for CPU ranks."""
-    nodes: int = values["num_nodes"]
-    if cluster.scheduler == "local" and nodes > 1:
-        raise StudyError(f"num_nodes {nodes}: scheduler: local has one node; use a cluster profile with Slurm")
-    if cluster.max_nodes is not None and nodes > cluster.max_nodes:
-        raise StudyError(f"num_nodes {nodes}: cluster profile {cluster.name!r} allows max_nodes {cluster.max_nodes}")
-    sizes = values["world_sizes"]
-    if sizes == "auto":
-        largest = nodes * (gpus_per_node or 2)
-        sizes = tuple(2**k for k in range(largest.bit_length()))
-    assert isinstance(sizes, tuple)
-    if max(sizes) % nodes:
-        raise StudyError(f"world size {max(sizes)} does not divide over num_nodes {nodes}")
-    ranks_per_node = max(sizes) // nodes
-    if gpus_per_node is not None and ranks_per_node > gpus_per_node:
-        place = "this machine has" if cluster.scheduler == "local" else f"a node of {cluster.name!r} has"
-        more = "" if cluster.scheduler == "local" else f"; state num_nodes: {-(-max(sizes) // gpus_per_node)} or more"
-        raise StudyError(
-            f"world size {max(sizes)} needs {ranks_per_node} GPUs on a node, {place} {gpus_per_node}{more}"
-        )
-    for size in sizes:
-        if size % -(-size // ranks_per_node):
-            raise StudyError(
-                f"world size {size} does not divide over {-(-size // ranks_per_node)} nodes of {ranks_per_node} ranks"
-            )
-    return sizes
-
-
-def _agent(values: Mapping[str, Any]) -> tasks.AgentDefaults:
-    """Return the stock agent; if the study states all of it, the task may be one that Isaac Lab does not ship."""
-    name, trainer, physics = values["task"], values["trainer"], values["physics"]
-    stated = [values.get(key) for key in ("horizon", "num_minibatches", "num_epochs")]
-    custom = (
-        tasks.AgentDefaults(horizon=stated[0], num_minibatches=stated[1], num_epochs=stated[2]) if all(stated) else None
-    )
-    task = tasks.lookup(name)
-    if task is None:
-        if custom:
-            return custom
-        near = tasks.nearest(name)
-        raise StudyError(
-            f"task {name!r}: not in Isaac Lab {tasks.isaaclab_version()}"
-            + (f"; nearest: {', '.join(near)}" if near else "")
-            + ". A task of your own needs horizon, num_minibatches and num_epochs stated in the study"
-        )
-    if physics not in task.physics:
-        have = ", ".join(task.physics) if task.physics else "none: it needs Isaac Sim"
-        raise StudyError(f"physics {physics!r}: task {name} has no such preset (it has {have})")
-    agent = custom or task.agent(trainer, physics)
-    if agent is None:
-        raise StudyError(
-            f"trainer {trainer}: task {name} has no stock configuration for it (it has {', '.join(task.trainers)})"
-        )
-    return agent
-
-
-def _minibatches(kind: str, values: Mapping[str, Any], agent: tasks.AgentDefaults) -> int:
-    """Return the minibatches per epoch, having checked that every world size divides evenly."""
-    key = "num_envs" if kind == "strong" else "num_envs_per_rank"
-    envs: int | None = values.get(key)
-    if envs is None:
-        raise StudyError(f"{key} is missing; {kind} scaling needs it")
-    horizon: int = values["horizon"]
-    sizes: tuple[int, ...] = values["world_sizes"] if kind == "strong" else (1,)
-    stated: int | None = values.get("num_minibatches") or agent.num_minibatches
-    size = agent.minibatch_size
-    if stated is not None:
-        step: int | None = problem.strong_step(sizes, horizon, stated)
-        what = f"{stated} minibatches of horizon {horizon}"
-    else:
-        assert size is not None
-        step = problem.strong_step_of_size(sizes, horizon, size)
-        what = f"{values['trainer']}'s minibatch_size {size} at horizon {horizon}"
-    if step is None:
-        bad = next(w for w in sizes if size is not None and size % w)
-        raise StudyError(
-            f"world size {bad}: {what} does not divide by it at any num_envs; state num_minibatches in the study"
-        )
-    if envs % step:
-        near = " and ".join(str(n) for n in problem.nearest_multiples(envs, step))
-        ranks = f" over {', '.join(map(str, sizes))} ranks" if kind == "strong" else ""
-        raise StudyError(f"{key} {envs} does not divide evenly{ranks} with {what}; the nearest that do: {near}")
-    return stated if stated is not None else envs * horizon // (size or 1)
