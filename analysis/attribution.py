@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-
 from paceline.analysis.table import Floats
 
 USEFUL = ("physics", "inference", "update", "other")

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 
 import numpy as np
-
 from paceline.analysis.finding import Finding
 from paceline.analysis.stats import mser5
 from paceline.analysis.table import RATES, Table, count

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-
 from paceline.analysis.curves import Curve, curves
 from paceline.analysis.finding import Finding
 from paceline.analysis.table import Table

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-
 from paceline.analysis import shipped
 from paceline.analysis.curves import curves
 from paceline.analysis.finding import Finding

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
-
 from paceline.analysis.curves import curves
 from paceline.analysis.finding import Finding
 from paceline.analysis.table import RATE_WORDS, RATES, Floats, Table, count, series_of

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
 from paceline.analysis.stats import ratio_interval
 from paceline.analysis.table import RATES, Floats, Table
 

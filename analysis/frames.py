@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-
 from paceline.analysis.curves import Curve
 from paceline.analysis.table import Floats
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
 from paceline.analysis.stats import widening
 from paceline.analysis.table import Floats
 

@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-
 from paceline.analysis.lawfit import MODELS, draw_parameters, evaluate, solve
 from paceline.analysis.table import Floats
 

@@ -13,7 +13,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
-
 from paceline.analysis import columns
 from paceline.analysis.table import RANK0_LIBRARIES, RATES, Mode, Scope, Table
 from paceline.bench.errors import RecordError

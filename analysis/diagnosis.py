@@ -1,0 +1,85 @@
+"""One sentence that says what limits a profiled run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paceline.analysis.trace import Trace
+
+_CONTAINERS = ("iteration", "rollout")
+HOST_BOUND_IDLE = 0.4
+"""From this idle share of the time on, the GPU waits for the host (or for other ranks) rather than the other way round."""
+GPU_BOUND_IDLE = 0.15
+EXPOSED_NCCL = 0.2
+"""From this share of the time on, communication that nothing hides is the first thing to say."""
+
+
+def sentence(trace: Trace) -> str:
+    """Return the diagnosis of a trace, for its slowest rank, without a full stop."""
+    if not trace.processes:
+        return _without_gpu(trace)
+    rows = _slowest(trace)
+    if not rows:
+        busy = max(row["gpu_busy_s"] for row in trace.processes)
+        return f"no ranges: the GPU works for {_seconds(busy)} of the {_seconds(trace.details['span_s'])} captured"
+    whole = next((row for row in rows if row["name"] == "iteration"), max(rows, key=lambda row: float(row["wall_s"])))
+    wall = whole["wall_s"]
+    if not wall:
+        return f"{whole['name']} has no length: nothing can be said"
+    rate = f"{whole['launches'] / whole['instances']:,.0f} launches per {whole['name']}"
+    on_rank = f" on rank {whole['rank']}" if len(trace.processes) > 1 and whole["rank"] is not None else ""
+    idle, exposed = whole["gpu_idle_s"] / wall, whole["nccl_exposed_s"] / wall
+    if exposed >= EXPOSED_NCCL:
+        worst = _concentrated(rows, "nccl_exposed_s")
+        share = _percent(worst["nccl_exposed_s"], worst["wall_s"])
+        return f"communication-bound: NCCL that nothing hides takes {share} of {worst['name']}{on_rank}; {rate}"
+    if idle >= HOST_BOUND_IDLE:
+        worst = _concentrated(rows, "gpu_idle_s")
+        return f"host-bound: the GPU idles {_percent(worst['gpu_idle_s'], worst['wall_s'])} of {worst['name']}{on_rank}; {rate}"
+    most = _concentrated(rows, "gpu_busy_s")
+    share = _percent(most["gpu_busy_s"], whole["gpu_busy_s"])
+    kind = "GPU-bound" if idle <= GPU_BOUND_IDLE else "mixed"
+    return (
+        f"{kind}: the GPU works for {_percent(whole['gpu_active_s'], wall)} of {whole['name']}{on_rank}; "
+        f"{most['name']} causes {share} of its work"
+    )
+
+
+def _slowest(trace: Trace) -> list[dict[str, Any]]:
+    """Return the rows of the process whose ranges take longest, less those without length."""
+    by_process: dict[int, float] = {}
+    for row in trace.ranges:
+        key = row["process"]
+        by_process[key] = max(by_process.get(key, 0.0), row["wall_s"] / row["instances"])
+    working = {row["process"] for row in trace.processes}
+    slowest = max((p for p in by_process if p in working), key=lambda p: by_process[p], default=None)
+    return [row for row in trace.ranges if row["process"] == slowest]
+
+
+def _concentrated(rows: list[dict[str, Any]], key: str) -> dict[str, Any]:
+    """Return the shortest range that holds most of what the worst one holds: the place to look at, not what contains it."""
+    candidates = [row for row in rows if row["name"] not in _CONTAINERS and row["wall_s"] > 0] or rows
+    worst = max(float(row[key]) for row in candidates)
+    return min((row for row in candidates if row[key] >= 0.7 * worst), key=lambda row: float(row["wall_s"]))
+
+
+def _without_gpu(trace: Trace) -> str:
+    if not trace.ranges:
+        return "neither ranges nor GPU work in the capture"
+    rows = [row for row in trace.ranges if row["name"] not in _CONTAINERS] or trace.ranges
+    longest = max(rows, key=lambda row: float(row["wall_s"]))
+    whole = next(
+        (row for row in trace.ranges if row["name"] == "iteration" and row["process"] == longest["process"]), None
+    )
+    if whole and whole["wall_s"] and whole is not longest:
+        return f"no GPU work in the capture; on the host {longest['name']} takes {_percent(longest['wall_s'], whole['wall_s'])} of iteration"
+    return f"no GPU work in the capture; on the host {longest['name']} takes longest, {_seconds(longest['wall_s'])}"
+
+
+def _percent(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.0f} %" if whole else "0 %"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.1f} ms"

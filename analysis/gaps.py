@@ -1,0 +1,98 @@
+"""The longest times in which a process's GPU did nothing, and what its host was doing meanwhile.
+
+device   |#####|            gap            |####|
+host     ...       |cudaStreamSynchronize|  |L|       L: the call that ends the gap
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from paceline.analysis.capture import GRAPH, KERNEL, Capture
+from paceline.analysis.projection import Projection
+
+_KIND_NAMES = ("kernel", "memcpy", "memset", "CUDA graph")
+
+
+def longest(capture: Capture, projection: Projection, count: int) -> list[dict[str, Any]]:
+    """Return the ``count`` longest gaps between GPU work of one process, longest first.
+
+    Keys: ``process``, ``rank``, ``start_s`` (since the start of the capture), ``duration_s``, ``range`` (innermost range open in the
+    middle of the gap, on the thread that launches what ends it), ``host`` (the CUDA call that takes most of the gap, or ``host code``),
+    ``host_fraction`` (its part of the gap), ``next`` (what ends the gap), ``launch_delay_s`` (from the start of the launch that ends the
+    gap to the gap's end; longer than the gap if it was queued before).
+    """
+    found = []
+    for process, coverage in projection.coverage.items():
+        lengths = coverage.start[1:] - coverage.end[:-1]
+        top = np.argsort(-lengths, kind="stable")[:count] if len(lengths) <= count else _top(lengths, count)
+        found += [(int(lengths[i]), process, int(coverage.end[i]), int(coverage.start[i + 1])) for i in top]
+    found.sort(key=lambda gap: (-gap[0], gap[1], gap[2]))
+    return [_describe(capture, projection, process, start, end) for _, process, start, end in found[:count]]
+
+
+def _top(values: Any, count: int) -> Any:
+    """Return the indices of the largest values, largest first."""
+    largest = np.argpartition(-values, count - 1)[:count]
+    return largest[np.lexsort((largest, -values[largest]))]
+
+
+def _describe(capture: Capture, projection: Projection, process: int, start: int, end: int) -> dict[str, Any]:
+    operations, calls = capture.operations, capture.calls
+    rows = projection.order[projection.process_bounds[process] : projection.process_bounds[process + 1]]
+    rows = rows[operations.start[rows] == end]
+    row = int(rows[0])
+    call = int(projection.operation_call[row])
+    name = capture.names[operations.name[row]] if operations.name[row] >= 0 else _KIND_NAMES[operations.kind[row]]
+    result: dict[str, Any] = {
+        "process": capture.processes[process].pid,
+        "rank": capture.processes[process].rank,
+        "start_s": (start - capture.span_ns[0]) / 1e9,
+        "duration_s": (end - start) / 1e9,
+        "range": None,
+        "host": None,
+        "host_fraction": None,
+        "next": name,
+        "launch_delay_s": None,
+    }
+    if call < 0:
+        return result
+    thread = calls.thread[call]
+    result["launch_delay_s"] = (end - int(calls.start[call])) / 1e9
+    result["range"] = _open_range(capture, projection, int(thread), (start + end) // 2)
+    # A call that began long before the gap may still run in it: look at every call of the thread that overlaps.
+    mine = np.flatnonzero((calls.start < end) & (calls.end > start) & (calls.thread == thread))
+    overlap = np.minimum(calls.end[mine], end) - np.maximum(calls.start[mine], start)
+    by_name: dict[int, int] = {}
+    for code, length in zip(calls.name[mine].tolist(), overlap.tolist(), strict=True):
+        by_name[code] = by_name.get(code, 0) + length
+    best = max(by_name, key=lambda code: by_name[code], default=-1)
+    share = by_name.get(best, 0) / (end - start)
+    result["host"] = capture.names[best] if best >= 0 and share >= 0.5 else "host code"
+    result["host_fraction"] = min(share if share >= 0.5 else 1 - sum(by_name.values()) / (end - start), 1.0)
+    result["host_fraction"] = max(result["host_fraction"], 0.0)
+    return result
+
+
+def _open_range(capture: Capture, projection: Projection, thread: int, time: int) -> str | None:
+    """Return the label of the innermost range that is open on a thread at a time."""
+    ranges = capture.ranges
+    rows = np.flatnonzero((ranges.start <= time) & (ranges.end > time) & (ranges.thread == thread))
+    if not len(rows):
+        return None
+    row = rows[np.lexsort((ranges.end[rows], -ranges.start[rows]))[0]]
+    domain, name = capture.labels[ranges.label[row]]
+    return f"{domain}:{name}" if domain and domain != "paceline" else name
+
+
+def launches_in_flight(capture: Capture, projection: Projection) -> dict[str, float]:
+    """Return quantiles of the time from launch call to start of the work (s), over kernels and graphs; empty without any."""
+    operations, calls = capture.operations, capture.calls
+    rows = np.flatnonzero((projection.operation_call >= 0) & ((operations.kind == KERNEL) | (operations.kind == GRAPH)))
+    if not len(rows):
+        return {}
+    rows = rows[:: max(1, len(rows) // 200_000)]
+    delay = operations.start[rows] - calls.start[projection.operation_call[rows]]
+    low, middle, high = np.quantile(delay, [0.05, 0.5, 0.95]) / 1e9
+    return {"p5_s": float(low), "median_s": float(middle), "p95_s": float(high)}

@@ -1,0 +1,306 @@
+"""Reads a study folder into three tables: runs, iterations and samples.
+
+What cannot be read never disappears: a damaged run is a row of ``runs`` with status ``unreadable`` and the reason. Only a folder that is
+no study folder at all raises.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+from paceline.analysis.rankfile import RankFile, read_rank_files
+from paceline.analysis.samplefile import SAMPLE_COLUMNS, read_samples
+from paceline.bench.errors import RecordError
+from paceline.bench.record import CASE_SCHEMA, ITERATION_COLUMNS, Case, Result, require_schema
+from paceline.bench.rundir import RunDir, StudyDir, read_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CURVE_KINDS = ("strong", "weak")
+
+# What case.json says about a run, in the runs table under the same names.
+CASE_COLUMNS = (
+    *("kind", "task", "trainer", "world_size", "num_nodes", "num_envs", "num_envs_per_rank", "repeat", "seed"),
+    *("iterations", "warmup_iterations", "sync_every", "horizon", "num_minibatches", "num_epochs", "global_batch"),
+    *("minibatch_size_per_rank", "optimizer_steps_per_iteration", "device", "engine", "engine_version", "physics"),
+    *("gpu_type", "image", "threads_per_rank"),
+)
+
+# Times need all their digits; what only labels or draws a row is kept small, for studies with millions of rows.
+_SMALL = {"iteration": np.int32, "sync": np.int8, "warmup": np.int8, "collectives": np.float32, "reward": np.float32}
+_NEVER_NULL = ("iteration", "sync", "warmup")
+_SAMPLES_BUDGET_BYTES = 48 * 1024 * 1024
+_GROUP = 64  # runs whose rank files are read at once
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A study folder as tables.
+
+    ``runs`` has one row per attempt (index: ``run``, counted from 0): what was asked for, ``status`` (``completed``, ``failed``,
+    ``interrupted``, ``unfinished`` without a sentinel, ``unreadable``), ``cause``, ``message``, and ``counts``: whether the attempt is the
+    newest completed one of a case that belongs to the study's curve (``why_not`` says why if not).
+    ``iterations`` has one row per run, rank and iteration (``run``, ``rank``, then the record's columns), sorted by run and rank.
+    ``samples`` has one row per run, second and device (``SAMPLE_COLUMNS`` in samplefile.py, and ``unix_s``).
+    """
+
+    path: Path
+    study: dict[str, Any]
+    cluster: dict[str, Any]
+    snapshot: dict[str, Any]
+    runs: pd.DataFrame
+    iterations: pd.DataFrame
+    samples: pd.DataFrame
+    headers: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    """Per run: the headers of its rank records, by rank."""
+    sample_headers: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    """Per run: the headers of its samplers, by node."""
+    extras: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Per run: ``extra`` of its result."""
+    warnings: list[str] = field(default_factory=list)
+    """What was left out on reading, one sentence each."""
+
+    @property
+    def kind(self) -> str:
+        """``strong`` or ``weak``."""
+        return str(self.study.get("kind", "strong"))
+
+
+def load_study(path: str | Path) -> Loaded:
+    """Return everything that a study folder holds; RecordError if it is not a study folder."""
+    import pandas as pd
+
+    folder = StudyDir(path)
+    if not folder.path.is_dir():
+        raise RecordError(f"{folder.path}: no such study folder")
+    study = _read_yaml(folder.study_yaml)
+    if not study:
+        raise RecordError(
+            f"{folder.study_yaml}: no study there; a study folder holds the study.yaml that `paceline run` wrote"
+        )
+    cluster = _read_yaml(folder.cluster_yaml)
+    snapshot = read_json(folder.snapshot_json) if folder.snapshot_json.is_file() else {}
+
+    run_dirs = list(folder.all_runs())
+    rows = [_run_row(run) for run in run_dirs]
+    loaded = Loaded(folder.path, study, cluster, snapshot, pd.DataFrame(), pd.DataFrame(), pd.DataFrame())
+    for number, row in enumerate(rows):
+        loaded.extras[number] = row.pop("extra")
+    loaded.iterations = _load_iterations(loaded, run_dirs, rows)
+    loaded.samples = _load_samples(loaded, run_dirs)
+    _mark_counting(study, rows)
+    columns = ["case_id", "attempt", *CASE_COLUMNS, "status", "cause", "message", "counts", "why_not"]
+    columns += ["start_unix_s", "end_unix_s", "wall_s", "job_id", "nodes", "launcher", "path"]
+    loaded.runs = pd.DataFrame(rows, columns=columns, index=pd.RangeIndex(len(rows), name="run"), dtype=object)
+    return loaded
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path}: cannot be read ({error})") from error
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        data = yaml.load(text, Loader=loader)
+    except yaml.YAMLError as error:
+        raise RecordError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise RecordError(f"{path}: expected a mapping of keys")
+    return data
+
+
+def _run_row(run: RunDir) -> dict[str, Any]:
+    """Return what case.json, launch.json and result.json say about one attempt."""
+    row: dict[str, Any] = {"case_id": run.case_id, "attempt": run.attempt, "path": str(run.path), "extra": {}}
+    problems = []
+    try:
+        row |= _case_values(read_json(run.case_json), str(run.case_json))
+    except FileNotFoundError:
+        problems.append(f"{run.case_json}: missing")
+    except RecordError as error:
+        problems.append(str(error))
+    try:
+        launch = read_json(run.launch_json)
+        row |= {"launcher": launch.get("launcher"), "job_id": launch.get("job_id")}
+    except (FileNotFoundError, RecordError):
+        pass  # only says who started the run
+    try:
+        result = Result.from_json(read_json(run.result_json), str(run.result_json))
+        row |= {"status": result.status, "cause": result.cause, "message": result.message}
+        row |= {"start_unix_s": result.start_unix_s, "end_unix_s": result.end_unix_s, "nodes": " ".join(result.nodes)}
+        row |= {"wall_s": result.end_unix_s - result.start_unix_s, "job_id": result.job_id or row.get("job_id")}
+        row["extra"] = dict(result.extra)
+        row["ranks_expected"] = result.ranks_expected
+    except FileNotFoundError:
+        row |= {"status": "unfinished", "cause": "no_result"}
+        row["message"] = "no result.json: not started yet, still running, or killed before it could say how it ended"
+    except (RecordError, TypeError) as error:
+        problems.append(str(error))
+    if problems:
+        row |= {"status": "unreadable", "cause": "record", "message": "; ".join(problems)}
+    return row
+
+
+def _case_values(data: dict[str, Any], where: str) -> dict[str, Any]:
+    require_schema(data, CASE_SCHEMA, where)
+    case = Case.from_json(data, where)
+    return {name: getattr(case, name) for name in CASE_COLUMNS}
+
+
+def _load_iterations(loaded: Loaded, run_dirs: list[RunDir], rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return the iterations of all runs; a run whose records do not bear out its result becomes ``unreadable``."""
+    import pandas as pd
+
+    chunks: dict[str, list[Any]] = {"run": [], "rank": []}
+    seen: list[str] = list(ITERATION_COLUMNS)
+    lengths: list[int] = []
+    for first in range(0, len(run_dirs), _GROUP):
+        group = range(first, min(first + _GROUP, len(run_dirs)))
+        files = {number: run_dirs[number].rank_files() for number in group}
+        records = iter(read_rank_files([path for number in group for path in files[number]]))
+        for number in group:
+            found = [next(records) for _ in files[number]]
+            good = [record for record in found if isinstance(record, RankFile)]
+            good.sort(key=lambda record: int(record.header["rank"]))
+            problem = _problem(rows[number], found, good)
+            if problem:
+                if rows[number].get("status") == "completed":
+                    rows[number] |= {"status": "unreadable", "cause": "record", "message": problem}
+                else:
+                    loaded.warnings.append(problem)
+            loaded.headers[number] = [record.header for record in good]
+            for record in good:
+                if not len(record.rows):
+                    continue
+                lengths.append(len(record.rows))
+                chunks["run"].append(np.full(len(record.rows), number, dtype=np.int32))
+                chunks["rank"].append(np.full(len(record.rows), record.header["rank"], dtype=np.int16))
+                seen += [name for name in record.columns if name not in seen]
+                position = {name: i for i, name in enumerate(record.columns)}
+                for name in seen:
+                    parts = chunks.setdefault(name, [None] * (len(lengths) - 1))
+                    dtype = _SMALL.get(name, np.float64)
+                    values = record.rows[:, position[name]] if name in position else None
+                    parts.append(None if values is None else values.astype(dtype))
+    columns = {}
+    for name in list(chunks):
+        parts = chunks.pop(name)
+        dtype = _SMALL.get(name, np.float64)
+        filled = [np.full(n, np.nan, dtype) if p is None else p for p, n in zip(parts, lengths, strict=True)]
+        columns[name] = np.concatenate(filled) if filled else np.empty(0, dtype)
+        del parts, filled
+    for name in ("run", "rank", *ITERATION_COLUMNS):
+        columns.setdefault(name, np.empty(0))
+    return pd.DataFrame(columns, copy=False)
+
+
+def _problem(row: dict[str, Any], found: list[RankFile | RecordError], good: list[RankFile]) -> str | None:
+    """Return why the rank records of a run cannot be used, dropping the unusable ones from ``good``; None if they can."""
+    problems = [str(record) for record in found if isinstance(record, RecordError)]
+    for record in list(good):
+        missing = [name for name in _NEVER_NULL if name not in record.columns]
+        if missing:
+            problems.append(f"{record.path}: column {missing[0]} is missing")
+            good.remove(record)
+            continue
+        labels = record.rows[:, [record.columns.index(name) for name in _NEVER_NULL]]
+        if not np.isfinite(labels).all():
+            problems.append(f"{record.path}: null in iteration, sync or warmup")
+            good.remove(record)
+        elif record.end is None or record.end.get("status") != "completed":
+            problems.append(
+                f"{record.path}: " + ("cut short, " * record.truncated) + "no end record of a completed rank"
+            )
+        elif row.get("iterations") is not None and len(record.rows) != row["iterations"]:
+            problems.append(f"{record.path}: {len(record.rows)} iterations, the case asked for {row['iterations']}")
+    expected = row.get("world_size")
+    ranks = sorted(int(record.header["rank"]) for record in good)
+    if not problems and expected is not None and ranks != list(range(int(expected))):
+        problems.append(f"{row['path']}: records of {len(ranks)} of {expected} ranks")
+    if row.get("status") != "completed":
+        problems = [str(record) for record in found if isinstance(record, RecordError)]
+    return "; ".join(problems) or None
+
+
+def _load_samples(loaded: Loaded, run_dirs: list[RunDir]) -> pd.DataFrame:
+    """Return the samples of all runs; from very large studies, every so-manieth uneventful second."""
+    import pandas as pd
+
+    files = [(number, path) for number, run in enumerate(run_dirs) for path in run.samples_files()]
+    size = sum(path.stat().st_size for _, path in files)
+    keep_every = -(-size // _SAMPLES_BUDGET_BYTES) or 1
+    runs: list[int] = []
+    origins: list[float] = []
+    rows: list[tuple[Any, ...]] = []
+    for number, path in files:
+        try:
+            record = read_samples(path, keep_every)
+        except RecordError as error:
+            loaded.warnings.append(str(error))
+            continue
+        if record.bad_lines > 1:  # one cut line is how every killed sampler ends
+            loaded.warnings.append(f"{path}: {record.bad_lines} lines could not be read")
+        loaded.sample_headers.setdefault(number, []).append(record.header)
+        rows += record.rows
+        runs += [number] * len(record.rows)
+        origins += [float(record.header.get("clock_origin_unix_s") or 0.0)] * len(record.rows)
+    if keep_every > 1:
+        loaded.warnings.append(
+            f"the samples are large ({size / 1e6:.0f} MB): read every {keep_every} s where nothing notable happened"
+        )
+    data: dict[str, Any] = {"run": np.array(runs, dtype=np.int32)}
+    cells: list[tuple[Any, ...]] = list(zip(*rows, strict=True)) or [()] * len(SAMPLE_COLUMNS)
+    for name, values in zip(SAMPLE_COLUMNS, cells, strict=True):
+        text = name in ("source", "name", "throttle")
+        data[name] = np.array(values, dtype=object) if text else np.array(values, dtype=np.float64)
+    data["unix_s"] = data["t_s"] + np.array(origins, dtype=np.float64)
+    return pd.DataFrame(data, copy=False)
+
+
+def _mark_counting(study: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Set ``counts`` and ``why_not``: the newest completed attempt of each case that belongs to the study counts."""
+    newest: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        row["counts"] = False
+        row["why_not"] = _foreign(study, row)
+        if row["why_not"] is None and row.get("status") != "completed":
+            row["why_not"] = f"status {row.get('status')}"
+        if row["why_not"] is not None:
+            continue
+        older = newest.get(row["case_id"])
+        if older is not None:
+            older |= {"counts": False, "why_not": f"attempt {row['attempt']} of the same case is newer"}
+        row["counts"] = True
+        newest[row["case_id"]] = row
+
+
+def _foreign(study: dict[str, Any], row: dict[str, Any]) -> str | None:
+    """Return why a run is no point of the study's curve, None if it is one."""
+    kind = row.get("kind")
+    if kind is None:
+        return "unknown case"
+    if kind not in CURVE_KINDS:
+        return "warm-up run" if kind == "warmup" else f"kind {kind}"
+    for key in ("kind", "task", "trainer", "iterations", "device"):
+        wanted = study.get(key)
+        if wanted not in (None, "auto") and not isinstance(wanted, list | dict) and wanted != row.get(key):
+            return f"{key} is {row.get(key)}, the study has {wanted}"
+    for key in ("num_envs", "num_envs_per_rank"):
+        fixed = (kind == "strong") == (key == "num_envs")
+        wanted = study.get(key)
+        if fixed and isinstance(wanted, int) and wanted != row.get(key):
+            return f"{key} is {row.get(key)}, the study has {wanted}"
+    sizes = study.get("world_sizes")
+    if isinstance(sizes, list) and row.get("world_size") not in sizes:
+        return f"world_size {row.get('world_size')} is not in the study"
+    return None

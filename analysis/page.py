@@ -1,0 +1,204 @@
+"""Puts an analysis into its templates: the HTML page and the Markdown."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from paceline.analysis import charts, series, tables
+from paceline.analysis.bundle import javascript
+from paceline.analysis.units import known, ranks, show
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from paceline.analysis.report import Analysis
+
+MAX_RUN_ROWS = 1500  # in the page; runs.csv has all
+
+
+def html(analysis: Analysis, made: str) -> str:
+    """Return the self-contained page."""
+    specs = chart_specs(analysis)
+    text = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            title=_title(analysis),
+            analysis=analysis,
+            study=analysis.loaded.study,
+            kind=analysis.loaded.kind,
+            device=analysis.device,
+            verdict=analysis.verdict,
+            numbers=_numbers(analysis),
+            notes=analysis.notes,
+            tables=_tables(analysis),
+            failures=_failures(analysis),
+            runs_left_out=max(len(analysis.runs) + len(analysis.missing) - MAX_RUN_ROWS, 0),
+            provenance=analysis.provenance,
+            charts={name: [part["id"] for part in group] for name, group in specs.items()},
+            study_text=_yaml(analysis.loaded.study),
+            cluster_text=_yaml(analysis.loaded.cluster),
+            made=made,
+            css=_read("report.css"),
+            script=_read("report.js"),
+            bundle=javascript(),
+            specs=_for_script({part["id"]: part["spec"] for group in specs.values() for part in group}),
+        )
+    )
+    return text
+
+
+def markdown(analysis: Analysis, made: str) -> str:
+    """Return the report as Markdown, short enough for a pull request."""
+    return (
+        _environment()
+        .get_template("report.md.j2")
+        .render(
+            title=_title(analysis),
+            verdict=analysis.verdict,
+            tables={name: tables.markdown(table) for name, table in _tables(analysis).items() if name != "runs"},
+            kind=analysis.loaded.kind,
+            notes=[tables.plain_text(note) for note in analysis.notes],
+            failures=tables.markdown(tables.runs(_failures(analysis))) if _failures(analysis) else "",
+            provenance=analysis.provenance,
+            made=made,
+            escape=tables.plain_text,
+        )
+    )
+
+
+def chart_specs(analysis: Analysis) -> dict[str, list[dict[str, Any]]]:
+    """Return the charts of the report by section: a list of ``{"id", "spec"}`` each, empty where there is nothing to draw."""
+    rows, device = analysis.rows, analysis.device
+    measured = [row for row in rows if known(row["speedup"])]
+    groups: dict[str, list[Any]] = {}
+    if measured:
+        groups["speedup"] = [charts.speedup(rows, _single(analysis, "speedup"), device)]
+        groups["efficiency"] = [
+            charts.speedup(rows, _single(analysis, "efficiency"), device, efficiency=True, height=280)
+        ]
+        groups["parts"] = [charts.split_bars(rows, device), charts.split_bars(rows, device, cost=True)]
+    picked = series.chosen_runs(analysis.loaded.runs, analysis.summaries)
+    throughput, use, reward = [], [], []
+    for size, own in picked.items():
+        name = ranks(size, device)
+        lines = []
+        for run in own:
+            hollow = ", left out" if analysis.summaries.at[run, "flags"] else ""
+            label = f"repeat {analysis.loaded.runs.at[run, 'repeat']}{hollow}"
+            lines += series.throughput_rows(analysis.arrays[run], label)
+        warmup = int(analysis.arrays[own[0]].warmup.sum())
+        throughput.append(charts.throughput(lines, warmup, f"{name}, n\u2009=\u2009{len(own)}"))
+        reward += series.reward_rows([analysis.arrays[run] for run in own], name)
+        typical = series.typical_run(own, analysis.summaries)
+        gpu, cpu = series.device_rows(analysis.loaded, typical)
+        title = f"{name}, repeat {analysis.loaded.runs.at[typical, 'repeat']}, n\u2009=\u20091"
+        use += [charts.gpu_use(gpu, title)] if gpu else []
+        use += [charts.cpu_use(cpu, title)] if cpu else []
+    groups |= {"throughput": throughput, "use": use}
+    groups["reward"] = [charts.reward(reward, [ranks(size, device) for size in picked])] if reward else []
+    return {
+        name: [{"id": f"{name}-{i}", "spec": spec} for i, spec in enumerate(spec for spec in group if spec)]
+        for name, group in groups.items()
+    }
+
+
+def _single(analysis: Analysis, name: str) -> list[dict[str, Any]]:
+    """Return the single runs for a chart, each relative to the median of the smallest world size."""
+    first = next(row for row in analysis.rows if known(row["speedup"]))
+    out = []
+    for run in analysis.runs:
+        if not run["counts"] or not known(run["total_fps"]):
+            continue
+        speedup = run["total_fps"] / first["total_fps"]
+        value = speedup if name == "speedup" else speedup * first["world_size"] / run["world_size"]
+        label = f"repeat {run['repeat']}" + (f", left out: {run['flags']}" if run["flags"] else "")
+        out.append({"world_size": run["world_size"], "value": value, "hollow": bool(run["flags"]), "label": label})
+    return out[:400]
+
+
+def _title(analysis: Analysis) -> str:
+    study = analysis.loaded.study
+    of = f" of {study['task']}" if study.get("task") else ""
+    return f"{analysis.loaded.kind.capitalize()} scaling{of}" + (
+        f" with {study['trainer']}" if study.get("trainer") else ""
+    )
+
+
+def _numbers(analysis: Analysis) -> list[dict[str, str]]:
+    """Return the three numbers at the top: speed-up, efficiency and throughput of the largest world size."""
+    measured = [row for row in analysis.rows if known(row["total_fps"])]
+    if not measured:
+        return []
+    first, last = measured[0], measured[-1]
+    source = {c.key: c for c in tables.scaling(analysis.rows, analysis.loaded.kind, analysis.device).columns}
+    where = ranks(last["world_size"], analysis.device)
+    out = []
+    for key, label, unit in (
+        (
+            "speedup",
+            f"{source['speedup'].title.lower()}, {where} against {ranks(first['world_size'], analysis.device)}",
+            "\u00d7",
+        ),
+        ("efficiency", f"efficiency at {where}", "\u202f%"),
+        ("total_fps", f"frames per second on {where}", ""),
+    ):
+        bounds = source[key].interval(last)
+        note = (
+            f"95\u202f% interval {bounds}, n\u2009=\u2009{last['repeats']}"
+            if bounds
+            else f"n\u2009=\u2009{last['repeats']}, no interval"
+        )
+        out.append({"key": key, "value": source[key].text(last) + unit, "label": label, "note": note})
+    return out
+
+
+def _tables(analysis: Analysis) -> dict[str, tables.Table]:
+    rows, device = analysis.rows, analysis.device
+    every = [*analysis.runs, *analysis.missing]
+    made = [
+        tables.scaling(rows, analysis.loaded.kind, device),
+        tables.rates(rows, device),
+        tables.parts(rows, device),
+        tables.losses(rows, device),
+        tables.resources(rows, device),
+        tables.runs(every[:MAX_RUN_ROWS]),
+    ]
+    return {table.name: table for table in made}
+
+
+def _failures(analysis: Analysis) -> list[dict[str, Any]]:
+    rows = [row for row in (*analysis.runs, *analysis.missing) if row["status"] != "completed"]
+    return rows[:200]
+
+
+def _yaml(data: dict[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True) if data else ""
+
+
+def _for_script(data: Any) -> str:
+    """Return JSON that can stand inside a <script> element, whatever text it holds."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False, default=str)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _read(name: str) -> str:
+    return files("paceline.analysis").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FunctionLoader(_read),
+        undefined=StrictUndefined,
+        autoescape=lambda name: bool(name and ".html" in name),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["show"] = show
+    environment.tests["known"] = known
+    return environment

@@ -1,0 +1,203 @@
+"""Reads rank-NNNN.jsonl: the header, the iteration rows and the end of what one rank measured.
+
+Iteration rows are JSON arrays of numbers and nulls, so a whole batch of files can be read as one table of comma-separated
+values: ten times as fast as JSON, row by row. Whatever does not fit that reading is read again, line by line, to say which
+line is wrong.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from paceline.bench.errors import RecordError
+from paceline.bench.record import RANK_SCHEMA, require_schema
+
+Rows = npt.NDArray[np.float64]
+
+_BATCH_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class RankFile:
+    """What one rank wrote. ``rows`` has shape (iterations, len(columns)); null reads as NaN."""
+
+    path: Path
+    header: dict[str, Any]
+    columns: tuple[str, ...]
+    end: dict[str, Any] | None
+    """The end record; None if the rank never wrote one."""
+    truncated: bool
+    """True if the last line was cut short and left out."""
+    rows: Rows
+
+
+@dataclass(slots=True)
+class _Text:
+    """A file split into its parts, its rows not read yet."""
+
+    path: Path
+    header: dict[str, Any]
+    columns: tuple[str, ...]
+    end: dict[str, Any] | None
+    truncated: bool
+    body: bytes
+    num_rows: int
+
+
+def read_rank_files(paths: Sequence[Path]) -> list[RankFile | RecordError]:
+    """Return what each file holds, or the error that says why it cannot be read, in the order of ``paths``."""
+    found: list[RankFile | RecordError] = []
+    batch: list[_Text] = []
+    slots: list[int] = []
+    size = 0
+
+    def flush() -> None:
+        nonlocal size
+        for slot, result in zip(slots, _read_batch(batch), strict=True):
+            found[slot] = result
+        batch.clear()
+        slots.clear()
+        size = 0
+
+    for path in paths:
+        try:
+            text = _split(path)
+        except RecordError as error:
+            found.append(error)
+            continue
+        if batch and (text.columns != batch[0].columns or size > _BATCH_BYTES):
+            flush()
+        slots.append(len(found))
+        found.append(RecordError(f"{path}: not read"))
+        batch.append(text)
+        size += len(text.body)
+    if batch:
+        flush()
+    return found
+
+
+def _split(path: Path) -> _Text:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror})") from error
+    first_end = data.find(b"\n")
+    if first_end < 0:
+        raise RecordError(f"{path}: truncated: the header line is not complete")
+    header = _object(data[:first_end], path, 1)
+    require_schema(header, RANK_SCHEMA, str(path))
+    columns = header.get("columns")
+    if not isinstance(columns, list) or not columns or not all(isinstance(name, str) for name in columns):
+        raise RecordError(f"{path}: line 1: columns must be a list of names")
+    for key in ("rank", "world_size"):
+        if not isinstance(header.get(key), int):
+            raise RecordError(f"{path}: line 1: {key} must be a whole number")
+
+    last = data.rfind(b"\n") + 1
+    truncated = last < len(data)  # a line that was being written when the rank died
+    tail = data.rfind(b"\n", 0, last - 1) + 1
+    end: dict[str, Any] | None = None
+    if tail > first_end and data[tail : tail + 1] == b"{":
+        end = _object(data[tail:last], path, data.count(b"\n", 0, tail) + 1)
+        last = tail
+    body = data[first_end + 1 : last]
+    return _Text(path, header, tuple(columns), end, truncated, body, body.count(b"\n"))
+
+
+def _object(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise RecordError(f"{path}: line {number} is not valid JSON") from error
+    if not isinstance(value, dict):
+        raise RecordError(f"{path}: line {number}: expected an object")
+    return value
+
+
+def _read_batch(batch: Sequence[_Text]) -> list[RankFile | RecordError]:
+    """Return the rows of several files of the same columns."""
+    if not batch:
+        return []
+    width = len(batch[0].columns)
+    table = _fast(batch, width)
+    results: list[RankFile | RecordError] = []
+    start = 0
+    for text in batch:
+        try:
+            if table is not None:
+                rows = table[start : start + text.num_rows]
+                start += text.num_rows
+            else:
+                rows = _slow(text, width)
+            results.append(RankFile(text.path, text.header, text.columns, text.end, text.truncated, rows))
+        except RecordError as error:
+            results.append(error)
+    return results
+
+
+def _fast(batch: Sequence[_Text], width: int) -> Rows | None:
+    """Return the rows of all files, or None unless every line of every file is exactly one row of ``width`` values."""
+    import pandas as pd
+
+    count = sum(text.num_rows for text in batch)
+    if not count:
+        return np.empty((0, width))
+    if any(_irregular(text, width) for text in batch):
+        return None
+    cells = b"".join(text.body for text in batch).translate(None, b"[] ")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            frame = pd.read_csv(
+                io.BytesIO(cells),
+                header=None,
+                names=list(range(width)),
+                index_col=False,
+                dtype=np.float64,
+                na_values=["null"],
+                keep_default_na=False,
+                engine="c",
+                low_memory=False,
+            )
+    except (ValueError, Warning):
+        return None
+    # Reading is row after row and phases are computed column after column: keep the latter together in memory.
+    return frame.to_numpy() if len(frame) == count else None
+
+
+def _irregular(text: _Text, width: int) -> bool:
+    """True unless the separators add up; with the parser refusing rows that are too long, then every row is exact."""
+    body, rows = text.body, text.num_rows
+    return (
+        body.count(b",") != rows * (width - 1)
+        or body.count(b"[") != rows
+        or body.count(b"]") != rows
+        or b"{" in body
+        or b'"' in body
+        or b"\n\n" in body
+        or b"t" in body  # true
+        or b"f" in body  # false, inf
+    )
+
+
+def _slow(text: _Text, width: int) -> Rows:
+    rows: list[list[float]] = []
+    for number, line in enumerate(text.body.splitlines(), start=2):
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            raise RecordError(f"{text.path}: line {number} is not valid JSON") from error
+        if not isinstance(values, list) or len(values) != width:
+            raise RecordError(f"{text.path}: line {number}: expected an array of {width} values")
+        if not all(v is None or (isinstance(v, int | float) and not isinstance(v, bool)) for v in values):
+            raise RecordError(f"{text.path}: line {number}: a value is neither a number nor null")
+        rows.append([np.nan if v is None else float(v) for v in values])
+    return np.array(rows, dtype=np.float64).reshape(len(rows), width)

@@ -1,0 +1,105 @@
+"""Reads samples-<node>.jsonl: what the sampler of one node saw, once a second."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paceline.bench.errors import RecordError
+from paceline.bench.record import SAMPLES_SCHEMA, require_schema
+
+GPU_KEYS = (
+    "util_pct",
+    "memory_used_bytes",
+    "temperature_c",
+    "power_w",
+    "energy_j",
+    "sm_clock_mhz",
+    "memory_clock_mhz",
+    "processes",
+    "foreign_processes",
+)
+NODE_KEYS = ("load_1m", "ram_used_bytes", "disk_read_bytes", "disk_written_bytes")
+RANK_KEYS = ("cpu_pct", "threads", "rss_bytes")
+SAMPLE_COLUMNS = ("source", "name", "t_s", "cpu_pct", "threads", "rss_bytes", *GPU_KEYS, *NODE_KEYS, "throttle")
+
+# Reasons for a lower clock that are a choice or an idle GPU, not a limit that it ran into.
+NO_THROTTLE = frozenset({"none", "gpu_idle", "applications_clocks_setting", "sync_boost", "display_clock_setting"})
+
+_NO_GPU = (None,) * len(GPU_KEYS)
+_NO_NODE = (None,) * len(NODE_KEYS)
+_NOTABLE = re.compile(rb'"throttle": ?\[ ?"|"foreign_processes": ?[1-9]')
+
+
+@dataclass(slots=True)
+class SamplesFile:
+    """What one node's sampler wrote: one row per second for each GPU, for the node and for each rank (``SAMPLE_COLUMNS``).
+
+    ``source`` is ``gpu`` (``name``: UUID), ``node`` (``name``: node) or ``rank`` (``name``: global rank). ``cpu_pct`` of a node is the
+    mean over its cores (100 = all cores busy), that of a rank is per process (100 = one core busy). ``throttle`` holds the
+    driver's reasons, joined by spaces, None where there are none.
+    """
+
+    path: Path
+    header: dict[str, Any]
+    rows: list[tuple[Any, ...]]
+    bad_lines: int
+    """Lines that could not be read (the last line of a killed sampler is one)."""
+
+
+def read_samples(path: Path, keep_every: int = 1) -> SamplesFile:
+    """Return the samples of one node; RecordError if the file has no readable header.
+
+    Args:
+        path: The file.
+        keep_every: Of the seconds in which nothing notable happened, read every so-manieth only. The first and the last
+            second, and each with a throttled GPU or a foreign process, are always read.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror})") from error
+    if not lines:
+        raise RecordError(f"{path}: empty")
+    try:
+        header = json.loads(lines[0])
+    except ValueError as error:
+        raise RecordError(f"{path}: line 1 is not valid JSON") from error
+    require_schema(header, SAMPLES_SCHEMA, str(path))
+    rows: list[tuple[Any, ...]] = []
+    bad = 0
+    node = str(header.get("node", path.stem.removeprefix("samples-")))
+    for number, line in enumerate(lines[1:]):
+        regular = number % keep_every == 0 or number == len(lines) - 2
+        if not regular and not _NOTABLE.search(line):
+            continue
+        try:
+            _add(rows, json.loads(line), node)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            bad += 1
+    return SamplesFile(path, header, rows, bad)
+
+
+def _add(rows: list[tuple[Any, ...]], sample: dict[str, Any], node: str) -> None:
+    if sample.get("type") == "end":
+        return
+    t_s = float(sample["t_s"])
+    cores = [value for value in sample.get("cpu_pct") or () if value is not None]
+    busy = sum(cores) / len(cores) if cores else None
+    rows.append(
+        ("node", node, t_s, busy, None, None, *_NO_GPU, *(_number(sample.get(key)) for key in NODE_KEYS), None),
+    )
+    for gpu in sample.get("gpus") or ():
+        reasons = " ".join(sorted(set(map(str, gpu.get("throttle") or ())) - NO_THROTTLE)) or None
+        values = (_number(gpu.get(key)) for key in GPU_KEYS)
+        rows.append(("gpu", str(gpu.get("uuid")), t_s, None, None, None, *values, *_NO_NODE, reasons))
+    for rank in sample.get("ranks") or ():
+        values = (_number(rank.get(key)) for key in RANK_KEYS)
+        rows.append(("rank", str(rank.get("rank")), t_s, *values, *_NO_GPU, *_NO_NODE, None))
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,174 @@
+"""The scaling table: one row per world size, with intervals over repeats.
+
+    speed-up     S = X_N / X_ref            X: median total_fps over repeats, ref: the smallest world size that has a number
+    efficiency   E = S * N_ref / N
+
+For strong scaling (fixed problem) that is the classic T(ref) N(ref) / (T(N) N); for weak scaling (fixed environments per rank) S is the
+scaled speed-up. It is not POP's parallel efficiency.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from paceline.analysis.load import Loaded
+from paceline.analysis.phases import attribution, phase_row
+from paceline.analysis.stats import NOT_KNOWN, Estimate, median_interval, ratio_interval
+from paceline.analysis.summary import RATES, SPLIT, run_arrays, summarise
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# The file contract (docs/formats.md): these first, in this order.
+CONTRACT_COLUMNS = (
+    *("world_size", "num_nodes", "num_envs", "num_envs_per_rank", "repeats"),
+    *("total_fps", "total_fps_low", "total_fps_high", "speedup", "speedup_low", "speedup_high"),
+    *("efficiency", "efficiency_low", "efficiency_high", "status"),
+)
+FURTHER_COLUMNS = (
+    *("repeats_planned", "runs_failed", "runs_flagged", "global_batch", "minibatch_size_per_rank"),
+    "optimizer_steps_per_iteration",
+    *(f"{name}{end}" for name in RATES[1:] for end in ("", "_low", "_high")),
+    *(f"{part}_s" for part in SPLIT),
+    *("sync_iteration_s", "sync_overhead_pct", "cost_us"),
+    *(f"loss_{part}" for part in SPLIT),
+    *("rank_spread_pct", "gpu_util_pct", "power_w", "energy_j_per_million_frames", "final_reward", "gpu_hours"),
+)
+
+
+def scaling_table(loaded: Loaded, summaries: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return one row per world size: CONTRACT_COLUMNS, then FURTHER_COLUMNS (docs/report.md explains each).
+
+    Args:
+        loaded: The study.
+        summaries: What ``summarise`` returned for it; computed if not given.
+
+    A world size without any number is a row too; its numbers are missing (None) and ``status`` says why.
+    """
+    import pandas as pd
+
+    if summaries is None:
+        summaries = summarise(loaded, run_arrays(loaded))
+    runs = loaded.runs[loaded.runs["kind"].isin(("strong", "weak"))]
+    clean = summaries[[not flags for flags in summaries["flags"]]] if len(summaries) else summaries
+    samples = {
+        size: clean.loc[clean.index.intersection(runs.index[runs["world_size"] == size])] for size in _sizes(loaded)
+    }
+    measured = [size for size, group in samples.items() if len(group)]
+    reference = _reference(samples, measured)
+    rows = [_row(loaded, size, group, samples, reference, summaries) for size, group in samples.items()]
+    frame = pd.DataFrame(rows, columns=[*CONTRACT_COLUMNS, *FURTHER_COLUMNS], dtype=object)
+    # object, so that whole numbers stay whole and None is neither NaN nor 0
+    return frame.where(frame.notna(), None)
+
+
+def planned_sizes(study: Mapping[str, Any]) -> list[int]:
+    """Return the world sizes that the study asks for, empty if study.yaml does not list them."""
+    sizes = study.get("world_sizes")
+    return sorted({size for size in sizes if isinstance(size, int)}) if isinstance(sizes, list) else []
+
+
+def _sizes(loaded: Loaded) -> list[int]:
+    kept = loaded.runs[loaded.runs["counts"].astype(bool)]
+    return sorted({*planned_sizes(loaded.study), *(int(size) for size in kept["world_size"])})
+
+
+def _reference(samples: dict[int, pd.DataFrame], measured: list[int]) -> dict[str, Any] | None:
+    if not measured:
+        return None
+    size = measured[0]
+    group = samples[size]
+    value = median_interval(group["total_fps"].tolist()).value
+    return {"world_size": size, "values": group["total_fps"].tolist(), "total_fps": value, **phase_row(group)}
+
+
+def _row(
+    loaded: Loaded,
+    size: int,
+    group: pd.DataFrame,
+    samples: dict[int, pd.DataFrame],
+    reference: dict[str, Any] | None,
+    summaries: pd.DataFrame,
+) -> dict[str, Any]:
+    runs = loaded.runs[(loaded.runs["world_size"] == size) & loaded.runs["kind"].isin(("strong", "weak"))]
+    counted = runs[runs["counts"].astype(bool)]
+    own = runs[
+        [
+            str(why or "").startswith(("status", "attempt")) or bool(c)
+            for why, c in zip(runs["why_not"], runs["counts"], strict=True)
+        ]
+    ]
+    flagged = len(counted) - len(group)
+    row: dict[str, Any] = {"world_size": size, "repeats": len(group), "runs_flagged": flagged}
+    row["repeats_planned"] = loaded.study.get("repeats") if isinstance(loaded.study.get("repeats"), int) else None
+    row["runs_failed"] = int((own["status"].isin(("failed", "interrupted", "unreadable"))).sum())
+    for name in ("num_nodes", "num_envs", "num_envs_per_rank", "global_batch", "minibatch_size_per_rank"):
+        row[name] = _common(counted if len(counted) else own, name)
+    row["optimizer_steps_per_iteration"] = _common(counted if len(counted) else own, "optimizer_steps_per_iteration")
+    _planned_envs(row, loaded.study, size)
+    row["status"] = _status(row, own)
+    row["gpu_hours"] = float(own["wall_s"].dropna().astype(float).sum()) * size / 3600.0
+
+    rates = {name: _estimate(group, name) for name in RATES}
+    speedup = NOT_KNOWN
+    if reference and len(group):
+        speedup = ratio_interval(group["total_fps"].tolist(), reference["values"])
+        if size == reference["world_size"]:  # the ratio of a point to itself is 1 without doubt
+            exact = 1.0 if len(group) > 1 else None
+            speedup = Estimate(1.0, exact, exact)
+        efficiency = speedup.scaled(reference["world_size"] / size)
+    else:
+        efficiency = NOT_KNOWN
+    for name, estimate in {**rates, "speedup": speedup, "efficiency": efficiency}.items():
+        row[name], row[f"{name}_low"], row[f"{name}_high"] = estimate
+    split = phase_row(group)
+    row |= split
+    row |= attribution(size, rates["total_fps"].value, split, reference) if reference else {}
+    for name in ("rank_spread_pct", "gpu_util_pct", "power_w", "final_reward"):
+        row[name] = _mean(group, name)
+    power, total_fps = row["power_w"], rates["total_fps"].value
+    if power is not None and math.isfinite(power) and total_fps:
+        row["energy_j_per_million_frames"] = power / total_fps * 1e6
+    return row
+
+
+def _estimate(group: pd.DataFrame, name: str) -> Estimate:
+    if name not in group or not len(group):
+        return NOT_KNOWN
+    values = [float(value) for value in group[name] if math.isfinite(float(value))]
+    return median_interval(values)
+
+
+def _mean(group: pd.DataFrame, name: str) -> float | None:
+    if name not in group or not len(group):
+        return None
+    values = [float(value) for value in group[name] if value is not None and math.isfinite(float(value))]
+    return math.fsum(values) / len(values) if values else None
+
+
+def _common(runs: pd.DataFrame, name: str) -> int | None:
+    values = {int(value) for value in runs[name].dropna()}
+    return values.pop() if len(values) == 1 else None
+
+
+def _planned_envs(row: dict[str, Any], study: Mapping[str, Any], size: int) -> None:
+    """Fill in the problem size of a point that has no run, as the study plans it."""
+    total, per_rank = study.get("num_envs"), study.get("num_envs_per_rank")
+    if row["num_envs"] is None and isinstance(total, int) and study.get("kind") == "strong":
+        row["num_envs"], row["num_envs_per_rank"] = total, total // size if total % size == 0 else None
+    elif row["num_envs"] is None and isinstance(per_rank, int):
+        row["num_envs"], row["num_envs_per_rank"] = per_rank * size, per_rank
+
+
+def _status(row: dict[str, Any], own: pd.DataFrame) -> str:
+    """Return ``completed``, ``partial`` (fewer repeats than planned), ``flagged``, ``failed``, ``unfinished`` or ``missing``."""
+    if row["repeats"]:
+        planned = row["repeats_planned"]
+        return "partial" if planned is not None and row["repeats"] < planned else "completed"
+    if row["runs_flagged"]:
+        return "flagged"
+    if not len(own):
+        return "missing"
+    return "unfinished" if (own["status"] == "unfinished").any() else "failed"

@@ -1,0 +1,257 @@
+"""One row of numbers per run: throughput, phase times, spread between ranks, power, and what makes a run doubtful.
+
+Rates are aggregates, total frames over total time, never means of rates. The slowest rank sets the time of each iteration; frames are
+summed over ranks. Throughput uses the undisturbed iterations after warm-up (``sync`` 0), phase times the device-complete ones
+(``sync`` 1) of the same run.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from paceline.analysis.load import Loaded
+from paceline.analysis.stats import mser5
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats = npt.NDArray[np.float64]
+
+THROTTLE_SHARE = 0.05  # of the GPU samples inside the measured window
+
+# Where an iteration's time goes, per rank and averaged over ranks; with imbalance they sum to the iteration exactly.
+SPLIT = ("physics", "inference", "update", "communication", "imbalance", "other")
+
+RATES = ("total_fps", "collection_fps", "iteration_time_s", "step_fps", "step_inference_fps")
+
+
+@dataclass(slots=True)
+class RunArrays:
+    """The iterations of one run as arrays of shape (ranks, iterations); iterations are those that every rank has."""
+
+    run: int
+    iteration: Floats
+    sync: npt.NDArray[np.bool_]
+    warmup: npt.NDArray[np.bool_]
+    values: dict[str, Floats]
+
+    @property
+    def time_s(self) -> Floats:
+        """Seconds of each iteration: those of the slowest rank. Shape (iterations,)."""
+        return self.values["iteration_time_s"].max(axis=0)
+
+    @property
+    def frames(self) -> Floats:
+        """Frames of each iteration, all ranks. Shape (iterations,)."""
+        return self.values["frames"].sum(axis=0)
+
+
+def run_arrays(loaded: Loaded) -> dict[int, RunArrays]:
+    """Return the arrays of every run that has iterations. The values are views into ``loaded.iterations`` where possible."""
+    table = loaded.iterations
+    columns = {name: table[name].to_numpy() for name in table.columns}
+    runs, ranks = columns.pop("run"), columns.pop("rank")
+    if not len(runs):
+        return {}
+    starts = np.flatnonzero(np.diff(runs, prepend=-1))
+    stops = np.append(starts[1:], len(runs))
+    found = {}
+    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+        arrays = _arrays(int(runs[start]), ranks[start:stop], {k: v[start:stop] for k, v in columns.items()})
+        if arrays is not None:
+            found[arrays.run] = arrays
+    return found
+
+
+def _arrays(run: int, ranks: npt.NDArray[Any], columns: dict[str, npt.NDArray[Any]]) -> RunArrays | None:
+    count = (int(ranks[-1] != ranks[0]) and int(np.count_nonzero(np.diff(ranks))) + 1) or 1
+    iteration = columns["iteration"]
+    length, rest = divmod(len(ranks), count)
+    regular = not rest and bool((iteration.reshape(count, length) == iteration[:length]).all())
+    if not regular:  # a rank died early: keep what all of them have
+        parts = [np.flatnonzero(ranks == rank) for rank in dict.fromkeys(ranks.tolist())]
+        common = set(iteration[parts[0]].tolist()).intersection(*(iteration[part].tolist() for part in parts[1:]))
+        order = np.concatenate([part[np.isin(iteration[part], list(common))] for part in parts])
+        length = len(common)
+        columns = {name: values[order] for name, values in columns.items()}
+        if not length or len(order) != count * length:
+            return None
+    shaped = {name: values.reshape(count, length) for name, values in columns.items()}
+    return RunArrays(
+        run=run,
+        iteration=shaped.pop("iteration")[0],
+        sync=shaped.pop("sync").any(axis=0),
+        warmup=shaped.pop("warmup").any(axis=0),
+        values=shaped,
+    )
+
+
+def summarise(loaded: Loaded, arrays: dict[int, RunArrays]) -> pd.DataFrame:
+    """Return one row per run that has a number (index: run): the RATES, the split of an iteration, and ``flags``.
+
+    ``flags`` is a list of sentences; a run with any is drawn hollow and left out of the curve. ``warmup_note`` says so if the declared
+    warm-up looks too short. Values that were not measured are NaN. Scope: job.
+    """
+    import pandas as pd
+
+    devices = _gpu_samples(loaded)
+    rows = {}
+    for run, block in arrays.items():
+        if not bool(loaded.runs.at[run, "counts"]):
+            continue
+        row = _rates(block)
+        if row is None:
+            continue
+        row |= _split(block)
+        row |= _warmup(block)
+        row |= _learning(block)
+        row |= _devices(loaded, block, devices.get(run))
+        row["flags"] = _flags(loaded, run, row)
+        rows[run] = row
+    frame = pd.DataFrame.from_dict(rows, orient="index") if rows else pd.DataFrame(columns=[*RATES, "flags"])
+    frame.index.name = "run"
+    return frame
+
+
+def _rates(block: RunArrays) -> dict[str, Any] | None:
+    """Return the rates of a run; None if no undisturbed iteration after warm-up has times and frames."""
+    kept = ~block.warmup & ~block.sync
+    time_s, frames = block.time_s[kept], block.frames[kept]
+    valid = np.isfinite(time_s) & np.isfinite(frames) & (time_s > 0) & (frames > 0)
+    if not valid.any():
+        return None
+    total_frames, total_s = float(frames[valid].sum()), float(time_s[valid].sum())
+    collection_s = float(block.values["collection_time_s"].max(axis=0)[kept][valid].sum())
+    row: dict[str, Any] = {
+        "total_fps": total_frames / total_s,
+        "collection_fps": total_frames / collection_s if collection_s > 0 else math.nan,
+        "iteration_time_s": total_s / int(valid.sum()),
+        "iterations_measured": int(valid.sum()),
+        "iterations_synced": int((~block.warmup & block.sync).sum()),
+        "iteration_median_s": float(np.median(time_s[valid])),
+        "iteration_p95_s": float(np.quantile(time_s[valid], 0.95)),
+        "frames_per_iteration": total_frames / int(valid.sum()),
+    }
+    synced = ~block.warmup & block.sync
+    step = block.values["env_step_time_s"][:, synced]
+    acting = step + block.values["inference_time_s"][:, synced]
+    frames_synced = float(block.frames[synced].sum())
+    for name, seconds in (("step_fps", step), ("step_inference_fps", acting)):
+        total = float(seconds.max(axis=0).sum()) if seconds.size else math.nan
+        row[name] = frames_synced / total if total > 0 else math.nan
+    return row
+
+
+def _split(block: RunArrays) -> dict[str, float]:
+    """Return mean seconds per device-complete iteration of each part in SPLIT, over ranks; they sum to the slowest rank's time.
+
+    Each rank's time splits as in profiling/phases.py. Waiting is told from transfer by the rank that arrives last: it waits least, so
+    the shortest communication time of the iteration counts as transfer on every rank, and what exceeds it is imbalance. So is
+    the time between a rank's end and the slowest rank's.
+    """
+    synced = ~block.warmup & block.sync
+    names = ("iteration_time_s", "physics_time_s", "inference_time_s", "update_time_s", "communication_time_s")
+    if not synced.any():
+        return dict.fromkeys((f"{part}_s" for part in (*SPLIT, "sync_iteration")), math.nan) | {
+            "rank_spread_pct": math.nan
+        }
+    total, physics, inference, update, communication = (block.values[name][:, synced] for name in names)
+    if len(total) == 1:
+        communication = np.nan_to_num(communication)  # one rank: no collectives, whether recorded as 0 or null
+    transfer = communication.min(axis=0)
+    busy = (total - communication).mean(axis=1)  # per rank
+    row = {
+        "physics_s": float(physics.mean()),
+        "inference_s": float(inference.mean()),
+        "update_s": float((update - communication).mean()),
+        "communication_s": float(transfer.mean()),
+        "imbalance_s": float((communication - transfer).mean() + (total.max(axis=0) - total).mean()),
+        "other_s": float((total - physics - inference - update).mean()),
+        "sync_iteration_s": float(total.max(axis=0).mean()),
+        "rank_spread_pct": float((busy.max() - busy.min()) / busy.mean() * 100.0),
+    }
+    if len(total) > 1:
+        row["slowest_rank"] = float(int(busy.argmax()))
+    return row
+
+
+def _warmup(block: RunArrays) -> dict[str, Any]:
+    """Return what MSER-5 says about the window that the study declared as steady."""
+    kept = ~block.warmup & ~block.sync
+    state = mser5(block.time_s[kept])
+    note = None
+    if state is not None and not state.reached:
+        note = "no steady state: iteration time still drifts at the end of the run"
+    elif state is not None and state.cut > 0:
+        first = int(block.iteration[kept][state.cut])
+        declared = int(block.warmup.sum())
+        note = f"warm-up of {declared} iterations looks too short: steady from iteration {first} on (MSER-5)"
+    return {"warmup_note": note, "warmup_cut": state.cut if state else None}
+
+
+def _learning(block: RunArrays) -> dict[str, float]:
+    """Return the mean reward over the last fifth of the run (rank mean), NaN if none was reported."""
+    tail = block.values["reward"][:, -max(len(block.iteration) // 5, 1) :]
+    known = tail[np.isfinite(tail)]
+    return {"final_reward": float(known.mean()) if known.size else math.nan}
+
+
+def _gpu_samples(loaded: Loaded) -> dict[int, pd.DataFrame]:
+    table = loaded.samples[loaded.samples["source"] == "gpu"]
+    return {int(run): group for run, group in table.groupby("run", sort=False)} if len(table) else {}  # type: ignore[call-overload]
+
+
+def window_unix_s(loaded: Loaded, block: RunArrays) -> tuple[float, float]:
+    """Return when the measured window (all iterations after warm-up) of a run began and ended, Unix time."""
+    origin = float(loaded.headers[block.run][0].get("clock_origin_unix_s") or 0.0)
+    kept = ~block.warmup
+    start = block.values["start_s"][0][kept]
+    return origin + float(start[0]), origin + float(start[-1]) + float(block.time_s[kept][-1])
+
+
+def _devices(loaded: Loaded, block: RunArrays, samples: pd.DataFrame | None) -> dict[str, Any]:
+    """Return power and GPU use over the measured window, summed or averaged over the job's GPUs."""
+    if samples is None:
+        return {}
+    begin, end = window_unix_s(loaded, block)
+    inside = samples[(samples["unix_s"] >= begin) & (samples["unix_s"] <= end)]
+    if not len(inside):
+        return {}
+    power_w = 0.0
+    for _, gpu in inside.groupby("name", sort=False):
+        energy = gpu[["unix_s", "energy_j"]].dropna()
+        if len(energy) >= 2 and energy["unix_s"].iloc[-1] > energy["unix_s"].iloc[0]:
+            span = energy["unix_s"].iloc[-1] - energy["unix_s"].iloc[0]
+            power_w += float((energy["energy_j"].iloc[-1] - energy["energy_j"].iloc[0]) / span)
+        else:
+            power_w += float(gpu["power_w"].mean())
+    limited = inside["throttle"].notna()
+    reasons = sorted({reason for text in inside.loc[limited, "throttle"] for reason in str(text).split()})
+    return {
+        "power_w": power_w,
+        "gpu_util_pct": float(inside["util_pct"].mean()),
+        "sm_clock_mhz": float(inside["sm_clock_mhz"].mean()),
+        "throttled_share": float(limited.mean()),
+        "throttle_reasons": " ".join(reasons),
+        "foreign_share": float((inside["foreign_processes"].fillna(0) > 0).mean()),
+    }
+
+
+def _flags(loaded: Loaded, run: int, row: dict[str, Any]) -> list[str]:
+    """Return why a run must not be on the curve (DESIGN rule: flagged, kept, drawn hollow, left out of fits)."""
+    flags = []
+    if row.get("throttled_share", 0.0) > THROTTLE_SHARE:
+        share = row["throttled_share"]
+        flags.append(f"GPU clocks limited in {share:.0%} of the samples ({row['throttle_reasons']})")
+    if row.get("foreign_share", 0.0) > 0.0:
+        flags.append(f"another process used the GPU in {row['foreign_share']:.0%} of the samples")
+    invalid = loaded.extras.get(run, {}).get("invalid_physics")
+    if invalid:
+        flags.append(
+            f"invalid physics: {invalid if isinstance(invalid, str) else 'the simulator reported an overflow'}"
+        )
+    return flags

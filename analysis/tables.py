@@ -1,0 +1,164 @@
+"""The tables of the report: which columns, under which title, in which format. HTML, Markdown and terminal share them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from paceline.analysis.summary import SPLIT
+from paceline.analysis.units import NONE, interval, known, show
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: a key of the row, its title, and how its numbers are printed (``text``: as they are)."""
+
+    key: str
+    title: str
+    form: str
+    bounds: bool = False
+    """Print the 95 % interval (key_low, key_high) beside the value."""
+
+    @property
+    def numeric(self) -> bool:
+        """Whether the column holds numbers."""
+        return self.form != "text"
+
+    def text(self, row: Row) -> str:
+        """Return the cell as text, without its interval."""
+        value = row.get(self.key)
+        if self.form == "text":
+            return NONE if value in (None, "") else str(value)
+        return show(value, self.form)
+
+    def interval(self, row: Row) -> str:
+        """Return the interval as text, empty if there is none."""
+        return interval(row.get(f"{self.key}_low"), row.get(f"{self.key}_high"), self.form) if self.bounds else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table with its rows, ready to be printed."""
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+
+def scaling(rows: Sequence[Row], kind: str, device: str) -> Table:
+    """Return the main table."""
+    unit = "GPUs" if device == "cuda" else "Ranks"
+    columns = [Column("world_size", unit, "plain")]
+    if any((row.get("num_nodes") or 1) > 1 for row in rows):
+        columns.append(Column("num_nodes", "Nodes", "plain"))
+    columns += [
+        Column("num_envs", "Envs, all ranks", "count"),
+        Column("num_envs_per_rank", "Envs per rank", "count"),
+        Column("global_batch", "Global batch", "count"),
+        Column("repeats", "n", "plain"),
+        Column("total_fps", "Frames/s", "fps", bounds=True),
+        Column("speedup", "Speed-up" if kind == "strong" else "Scaled speed-up", "ratio", bounds=True),
+        Column("efficiency", "Efficiency %", "percent", bounds=True),
+        Column("iteration_time_s", "Iteration ms", "ms", bounds=True),
+        Column("status", "Status", "text"),
+    ]
+    return Table("scaling", "Scaling", tuple(columns), tuple(rows))
+
+
+def rates(rows: Sequence[Row], device: str) -> Table:
+    """Return the rates of each part: undisturbed ones with their interval, those of sync iterations likewise."""
+    unit = "GPUs" if device == "cuda" else "Ranks"
+    columns = [
+        Column("world_size", unit, "plain"),
+        Column("total_fps", "Total frames/s", "fps", bounds=True),
+        Column("collection_fps", "Collection frames/s", "fps", bounds=True),
+        Column("step_inference_fps", "Step + inference frames/s (sync)", "fps", bounds=True),
+        Column("step_fps", "Step frames/s (sync)", "fps", bounds=True),
+    ]
+    return Table("rates", "Rates", tuple(columns), tuple(rows))
+
+
+def parts(rows: Sequence[Row], device: str) -> Table:
+    """Return milliseconds per part of a device-complete iteration, and the spread between ranks."""
+    unit = "GPUs" if device == "cuda" else "Ranks"
+    columns = [Column("world_size", unit, "plain")]
+    columns += [Column(f"{part}_s", f"{part.capitalize()} ms", "ms") for part in SPLIT]
+    columns += [
+        Column("sync_iteration_s", "Sum ms", "ms"),
+        Column("sync_overhead_pct", "Sync overhead %", "pct"),
+        Column("rank_spread_pct", "Rank spread %", "pct"),
+    ]
+    return Table("parts", "Parts of an iteration", tuple(columns), tuple(rows))
+
+
+def losses(rows: Sequence[Row], device: str) -> Table:
+    """Return the attribution of the lost efficiency, in points of efficiency; the parts sum to the loss."""
+    unit = "GPUs" if device == "cuda" else "Ranks"
+    shown = [{**row, "lost": 1.0 - row["efficiency"] if known(row["efficiency"]) else None} for row in rows]
+    columns = [Column("world_size", unit, "plain"), Column("lost", "Lost, points", "points")]
+    columns += [Column(f"loss_{part}", part.capitalize(), "points") for part in SPLIT]
+    columns.append(Column("cost_us", "Cost, \u00b5s per frame", "number"))
+    return Table("losses", "Where the efficiency went", tuple(columns), tuple(shown))
+
+
+def resources(rows: Sequence[Row], device: str) -> Table:
+    """Return what each world size used."""
+    cuda = device == "cuda"
+    columns = [Column("world_size", "GPUs" if cuda else "Ranks", "plain")]
+    if cuda:
+        columns += [
+            Column("gpu_util_pct", "GPU use %", "pct"),
+            Column("power_w", "Power W, all GPUs", "count"),
+            Column("energy_j_per_million_frames", "Energy J per million frames", "number"),
+        ]
+    columns += [
+        Column("final_reward", "Final reward", "number"),
+        Column("gpu_hours", "GPU-hours, all attempts" if cuda else "Rank-hours, all attempts", "hours"),
+    ]
+    return Table("resources", "Resources", tuple(columns), tuple(rows))
+
+
+def runs(rows: Sequence[Row]) -> Table:
+    """Return every attempt, whatever became of it."""
+    columns = (
+        Column("world_size", "World size", "plain"),
+        Column("repeat", "Repeat", "plain"),
+        Column("attempt", "Attempt", "plain"),
+        Column("kind", "Kind", "text"),
+        Column("status", "Status", "text"),
+        Column("total_fps", "Frames/s", "fps"),
+        Column("iteration_median_s", "Median ms", "ms"),
+        Column("iteration_p95_s", "95th percentile ms", "ms"),
+        Column("rank_spread_pct", "Rank spread %", "pct"),
+        Column("wall_s", "Wall s", "number"),
+        Column("note", "Note", "text"),
+        Column("case_id", "Case", "text"),
+    )
+    return Table("runs", "Runs", columns, tuple(rows))
+
+
+def markdown(table: Table) -> str:
+    """Return the table in GitHub's Markdown."""
+    head = "| " + " | ".join(column.title for column in table.columns) + " |"
+    rule = "|" + "|".join("---:" if column.numeric else "---" for column in table.columns) + "|"
+    lines = [head, rule]
+    for row in table.rows:
+        cells = []
+        for column in table.columns:
+            bounds = column.interval(row)
+            text = column.text(row) + (f" ({bounds})" if bounds else "")
+            cells.append(plain_text(text))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def plain_text(text: str) -> str:
+    """Return text for Markdown that cannot break a table or start markup: it may come from a log."""
+    text = " ".join(text.split())
+    for character in ("\\", "|", "`", "*", "_", "[", "]", "#"):
+        text = text.replace(character, "\\" + character)
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
