@@ -26,7 +26,8 @@ def call(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str
 @pytest.fixture
 def folder(require: Callable[[str], None]) -> Iterator[Path]:
     require("slurm")
-    path = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: sockets lie in it
+    # Short, as sockets lie in it, and named so that the next session ends what a killed one left.
+    path = Path(tempfile.mkdtemp(prefix=f"paceline-slurm-{os.getpid()}-"))
     yield path
     call("stop.sh", path)
     shutil.rmtree(path)
