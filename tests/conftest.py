@@ -172,4 +172,4 @@ def jobs_environment(plain_environment: None) -> Path:
     """Python of the jobs environment, with real Isaac Lab; made first where it is missing (minutes)."""
     from paceline.bench import environment
 
-    return Path(environment.ensure())
+    return environment.ensure().python
