@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from paceline.bench import local, render, snapshot
+from paceline.bench import environment, local, render, snapshot
+from paceline.bench import cluster as cluster_module
+from paceline.bench import study as study_module
 from paceline.bench.cluster import Cluster, load_cluster
 from paceline.bench.display import Display
 from paceline.bench.errors import ClusterError, LaunchError, StudyError
@@ -43,7 +45,7 @@ class OpenStudy:
     @property
     def cases(self) -> tuple[Case, ...]:
         """All cases in the order in which they start, the warm-up first."""
-        return (self.plan.warmup, *self.plan.cases) if self.plan.warmup else self.plan.cases
+        return self.plan.all_cases
 
     def status(self) -> list[CaseStatus]:
         """Return the state of every case; asks the scheduler at most once."""
@@ -64,8 +66,8 @@ def create(folder: Path, study: Study, cluster: Cluster) -> OpenStudy:
     opened = OpenStudy(directory=directory, study=study, cluster=cluster, plan=make_plan(study, cluster))
     try:
         directory.runs.mkdir(parents=True, exist_ok=True)
-        directory.cluster_yaml.write_text(cluster.to_yaml(), encoding="utf-8")
-        directory.study_yaml.write_text(study.to_yaml(), encoding="utf-8")  # last: it makes the folder a study folder
+        directory.cluster_yaml.write_text(cluster_module.to_yaml(cluster), encoding="utf-8")
+        directory.study_yaml.write_text(study_module.to_yaml(study), encoding="utf-8")  # last: it makes the folder a study folder
     except OSError as error:
         raise LaunchError(f"{folder}: cannot write the study folder ({error.strerror})") from error
     return opened
@@ -207,6 +209,7 @@ class Driver:
                 run.attempt,
                 python=self._job_side.python,
                 asset_root=self._job_side.asset_root,
+                time_limit_min=self._opened.study.time_limit_min,
             )
             run.job_sh.write_text(script, encoding="utf-8")
             run.job_sh.chmod(run.job_sh.stat().st_mode | 0o100)
@@ -243,6 +246,31 @@ def cancel(opened: OpenStudy) -> list[CaseStatus]:
             run = opened.directory.run(status.case.case_id, status.attempt)
             local.cancel(read_json(run.launch_json))
     return active
+
+
+def planned_python(cluster: Cluster) -> str:
+    """Return the Python that jobs of a site run with: the profile's, or the one of Paceline's own environment."""
+    if cluster.python != "auto":
+        return cluster.python
+    if cluster.runtime.kind != "none":
+        return "python3"
+    return str(environment.environment_python())
+
+
+def job_side(cluster: Cluster, say: Callable[[str], None]) -> JobSide:
+    """Return what jobs run with, after making what is Paceline's to make: the Isaac Lab environment and the assets.
+
+    Nothing is made where the profile names a Python or an image. ``say`` gets lines of progress.
+
+    Raises:
+        LaunchError: the environment cannot be made; the message says what is missing.
+    """
+    own = cluster.python == "auto" and cluster.runtime.kind == "none"
+    python = str(environment.ensure(say).python) if own else planned_python(cluster)
+    if cluster.asset_root != "auto":
+        return JobSide(python=python, asset_root=cluster.asset_root)
+    root = environment.ensure_assets(Path(python), say) if own else None
+    return JobSide(python=python, asset_root=str(root) if root else None)
 
 
 def default_folder(study: Study, cluster: Cluster) -> Path:

@@ -91,9 +91,11 @@ def finish(opened: OpenStudy, statuses: Sequence[CaseStatus]) -> int:
 
 def print_report(folder: Path) -> None:
     """Write the report of a study folder; print its table and, as the last line, the path of the page."""
+    from rich.console import Console
+
     from paceline.analysis import load, report
 
-    loaded = load.load_study(folder)
-    page = report.write_report(folder)
-    print(report.terminal_table(loaded))
+    analysis = report.Analysis(load.load_study(folder))
+    page = report.write_analysis(analysis)
+    Console(highlight=False).print(report.terminal_table(analysis))
     print(page)

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
 
     study, cluster = common.resolved_study(args)
     plan = make_plan(study, cluster)
-    cases = (plan.warmup, *plan.cases) if plan.warmup else plan.cases
+    cases = plan.all_cases
     print(f"{study.name}: {study.kind} scaling of {study.task} with {study.trainer} on {cluster.name}")
     head = ("case", "ranks", "nodes", "repeat", "num_envs", "envs/rank", "batch", "minibatch/rank", "steps/iter", "iterations")
     rows = [
@@ -54,7 +54,10 @@ def run(args: argparse.Namespace) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         directory = StudyDir(launch.default_folder(study, cluster).absolute())
         for case in cases:
-            script = render.render_job(case, cluster, directory, 1, python=launch.planned_python(cluster), asset_root=None)
+            python = launch.planned_python(cluster)
+            script = render.render_job(
+                case, cluster, directory, 1, python, asset_root=None, time_limit_min=study.time_limit_min
+            )
             (folder / f"{case.case_id}.sh").write_text(script, encoding="utf-8")
         print(f"{len(cases)} scripts in {folder}")
     return 0

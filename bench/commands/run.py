@@ -34,7 +34,7 @@ def drive(opened: object) -> int:
     assert isinstance(opened, launch.OpenStudy)
     console = common.console()
     with StudyLock(opened.directory):
-        job_side = launch.job_side(opened.cluster, opened.cases, console.print)
+        job_side = launch.job_side(opened.cluster, console.print)
         title = f"{opened.study.name} in {opened.directory.path}"
         with Display(console, title) as display:
             try:
