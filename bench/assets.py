@@ -1,6 +1,6 @@
 """Makes an asset root for Isaac Lab from the assets that come with the installed newton package.
 
-    python -m paceline.bench.assets ROOT
+    python -m paceline.bench.assets [--unless-reachable SECONDS] ROOT
 
 For machines that cannot reach NVIDIA's asset server. Isaac Lab finds the root through ISAACSIM_ASSET_ROOT. It serves
 the tasks Isaac-Cartpole*, Isaac-Ant* and any other that needs nothing but the ground plane. Run it with the Python of
@@ -10,11 +10,14 @@ the jobs' environment. Nothing is downloaded, and the folder is complete or abse
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import shutil
 import sys
 import tempfile
+import threading
+import urllib.request
 from pathlib import Path
 
 from paceline.bench.errors import LaunchError, PacelineError
@@ -100,6 +103,29 @@ def make_assets(root: Path, source: Path | None = None) -> list[Path]:
     return [root / name for name in contents]
 
 
+def server_reachable(timeout_s: float) -> bool:
+    """Return whether the asset server that Isaac Lab is set to gives out the ground plane, within a bounded time."""
+    try:
+        from isaaclab.utils.assets import NUCLEUS_ASSET_ROOT_DIR  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        return False
+    if not str(NUCLEUS_ASSET_ROOT_DIR).startswith(("http://", "https://")):
+        return Path(NUCLEUS_ASSET_ROOT_DIR, GROUND).exists()
+    answered = threading.Event()
+
+    def ask() -> None:
+        request = urllib.request.Request(f"{NUCLEUS_ASSET_ROOT_DIR}/{GROUND}", method="HEAD")
+        with contextlib.suppress(OSError, ValueError), urllib.request.urlopen(request, timeout=timeout_s) as answer:
+            if answer.status == 200:
+                answered.set()
+
+    # In a thread: a name server that does not answer cannot be bounded otherwise.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(timeout_s)
+    return answered.is_set()
+
+
 def _install(temporary: Path, root: Path) -> None:
     """Put a finished tree in place: by renaming if there is none, file by file into one that is there."""
     try:
@@ -120,7 +146,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Make the asset root named on the command line and print how to use it."""
     parser = argparse.ArgumentParser(prog="python -m paceline.bench.assets", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("root", type=Path, help="folder to make")
+    parser.add_argument(
+        "--unless-reachable", type=float, metavar="SECONDS", help="make nothing if NVIDIA's server answers in this time"
+    )
     options = parser.parse_args(arguments)
+    if options.unless_reachable and server_reachable(options.unless_reachable):
+        print("NVIDIA's asset server can be reached: nothing made")
+        return 0
     make_assets(options.root.absolute())
     print(f"ISAACSIM_ASSET_ROOT={options.root.absolute()}")
     return 0
