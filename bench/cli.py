@@ -108,7 +108,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = cast(Command, importlib.import_module(f"paceline.bench.commands.{name}"))
     args = _parser_of(name, command).parse_args(arguments[1:])
     try:
-        return command.run(args)
+        code = command.run(args)
+        sys.stdout.flush()  # here, where a reader that has gone is handled, not at exit
+        return code
     except PacelineError as error:
         return _complain(args, " ".join(str(error).splitlines()))
     except KeyboardInterrupt:

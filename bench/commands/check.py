@@ -15,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a CSV table, a study folder, an Isaac Lab benchmark bundle, a training log, or TensorBoard events",
     )
-    parser.add_argument("--mode", choices=("strong", "weak"), help="scaling that the table claims, if it does not say so")
+    parser.add_argument(
+        "--mode", choices=("strong", "weak"), help="scaling that the table claims, if it does not say so"
+    )
     parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print (default: text)")
 
 

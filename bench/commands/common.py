@@ -97,5 +97,8 @@ def print_report(folder: Path) -> None:
 
     analysis = report.Analysis(load.load_study(folder))
     page = report.write_analysis(analysis)
-    Console(highlight=False).print(report.terminal_table(analysis))
+    screen = Console(highlight=False)
+    if not screen.is_terminal:
+        screen.width = 160  # in a log nothing is cut
+    screen.print(report.terminal_table(analysis))
     print(page)

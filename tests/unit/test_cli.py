@@ -100,9 +100,12 @@ def test_an_unknown_study_and_an_unknown_cluster_name_the_nearest(tmp_path: Path
 
 
 def test_more_gpus_than_there_are_is_an_error_before_anything_starts(tmp_path: Path) -> None:
-    error = error_of("run", "strong_scaling", "--set", "device=cuda", "--set", "world_sizes=64", cwd=tmp_path)
+    site = "schema: paceline.cluster/1\nname: site\nscheduler: slurm\ngpus_per_node: 8\n"
+    (tmp_path / "site.yaml").write_text(site)
+    error = error_of("run", "strong_scaling", "--cluster", "site", "--set", "world_sizes=64", cwd=tmp_path)
     assert "64" in error
-    assert list(tmp_path.iterdir()) == []
+    assert "8" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["site.yaml"]
 
 
 def test_a_plan_shows_cases_and_writes_scripts_that_bash_accepts(tmp_path: Path) -> None:
