@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 _CONTAINERS = ("iteration", "rollout")
 HOST_BOUND_IDLE = 0.4
-"""From this idle share of the time on, the GPU waits for the host (or for other ranks) rather than the other way round."""
+"""From this idle share of the time on, the GPU waits for the host, or for other ranks, not the host for the GPU."""
 GPU_BOUND_IDLE = 0.15
 EXPOSED_NCCL = 0.2
 """From this share of the time on, communication that nothing hides is the first thing to say."""
@@ -36,7 +36,8 @@ def sentence(trace: Trace) -> str:
         return f"communication-bound: NCCL that nothing hides takes {share} of {worst['name']}{on_rank}; {rate}"
     if idle >= HOST_BOUND_IDLE:
         worst = _concentrated(rows, "gpu_idle_s")
-        return f"host-bound: the GPU idles {_percent(worst['gpu_idle_s'], worst['wall_s'])} of {worst['name']}{on_rank}; {rate}"
+        share = _percent(worst["gpu_idle_s"], worst["wall_s"])
+        return f"host-bound: the GPU idles {share} of {worst['name']}{on_rank}; {rate}"
     most = _concentrated(rows, "gpu_busy_s")
     share = _percent(most["gpu_busy_s"], whole["gpu_busy_s"])
     kind = "GPU-bound" if idle <= GPU_BOUND_IDLE else "mixed"
@@ -58,7 +59,7 @@ def _slowest(trace: Trace) -> list[dict[str, Any]]:
 
 
 def _concentrated(rows: list[dict[str, Any]], key: str) -> dict[str, Any]:
-    """Return the shortest range that holds most of what the worst one holds: the place to look at, not what contains it."""
+    """Return the shortest range that holds most of what the worst one holds: the place to look at."""
     candidates = [row for row in rows if row["name"] not in _CONTAINERS and row["wall_s"] > 0] or rows
     worst = max(float(row[key]) for row in candidates)
     return min((row for row in candidates if row[key] >= 0.7 * worst), key=lambda row: float(row["wall_s"]))
@@ -69,12 +70,12 @@ def _without_gpu(trace: Trace) -> str:
         return "neither ranges nor GPU work in the capture"
     rows = [row for row in trace.ranges if row["name"] not in _CONTAINERS] or trace.ranges
     longest = max(rows, key=lambda row: float(row["wall_s"]))
-    whole = next(
-        (row for row in trace.ranges if row["name"] == "iteration" and row["process"] == longest["process"]), None
-    )
-    if whole and whole["wall_s"] and whole is not longest:
-        return f"no GPU work in the capture; on the host {longest['name']} takes {_percent(longest['wall_s'], whole['wall_s'])} of iteration"
-    return f"no GPU work in the capture; on the host {longest['name']} takes longest, {_seconds(longest['wall_s'])}"
+    same = [row for row in trace.ranges if row["process"] == longest["process"]]
+    whole = next((row for row in same if row["name"] == "iteration"), longest)
+    start = f"no GPU work in the capture; on the host {longest['name']} takes"
+    if whole["wall_s"] and whole is not longest:
+        return f"{start} {_percent(longest['wall_s'], whole['wall_s'])} of iteration"
+    return f"{start} longest, {_seconds(longest['wall_s'])}"
 
 
 def _percent(part: float, whole: float) -> str:

@@ -1,7 +1,10 @@
 """Projects ranges that are not part of a tree, one by one: start/end ranges, and push/pop ranges that cross others.
 
-thread 1   |== a ============|              a and b overlap; each takes the calls that lie wholly inside it
-                |== b ==============|       a range closed on another thread takes calls of all threads of its process
+    thread 1   |== a ============|
+                    |== b ==============|
+
+Ranges a and b overlap: each takes the calls that lie wholly inside it. A range that was closed on another thread takes
+the calls of all threads of its process.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ _CHUNK_PAIRS = 4_000_000
 
 def project(projection: Projection, capture: Capture, own: Any, launch: Any, call_order: Any, call_bounds: Any) -> None:
     """Fill in everything about the flat ranges and their groups, in place."""
-    ranges, operations = capture.ranges, capture.operations
+    operations = capture.operations
     rows = np.flatnonzero(projection.flat)
     num_operations = max(len(operations), 1)
     for name in projection.per_range:
@@ -78,7 +81,8 @@ def _contained(capture: Capture, rows: Any, call_order: Any, call_bounds: Any) -
     process = np.array([thread.process for thread in capture.threads] or [0])
     crossing = ranges.thread[rows] != ranges.end_thread[rows]
     low = np.zeros((len(rows), 0), np.int64)
-    # A range on one thread looks at that thread's calls, one that crosses threads at those of every thread of its process.
+    # A range on one thread looks at that thread's calls, one that crosses threads at those of every thread of its
+    # process.
     columns_low, columns_high = [low[:, :0]], [low[:, :0]]
     for thread in range(len(capture.threads)):
         first, last = int(call_bounds[thread]), int(call_bounds[thread + 1])

@@ -18,10 +18,11 @@ _KIND_NAMES = ("kernel", "memcpy", "memset", "CUDA graph")
 def longest(capture: Capture, projection: Projection, count: int) -> list[dict[str, Any]]:
     """Return the ``count`` longest gaps between GPU work of one process, longest first.
 
-    Keys: ``process``, ``rank``, ``start_s`` (since the start of the capture), ``duration_s``, ``range`` (innermost range open in the
-    middle of the gap, on the thread that launches what ends it), ``host`` (the CUDA call that takes most of the gap, or ``host code``),
-    ``host_fraction`` (its part of the gap), ``next`` (what ends the gap), ``launch_delay_s`` (from the start of the launch that ends the
-    gap to the gap's end; longer than the gap if it was queued before).
+    Keys: ``process``, ``rank``, ``start_s`` (since the start of the capture), ``duration_s``, ``range`` (innermost
+    range open in the middle of the gap, on the thread that launches what ends it), ``host`` (the CUDA call that takes
+    most of the gap, or ``host code``), ``host_fraction`` (its part of the gap), ``next`` (what ends the gap),
+    ``launch_delay_s`` (from the start of the launch that ends the gap to the gap's end; longer than the gap if it was
+    queued before).
     """
     found = []
     for process, coverage in projection.coverage.items():
@@ -87,7 +88,7 @@ def _open_range(capture: Capture, projection: Projection, thread: int, time: int
 
 
 def launches_in_flight(capture: Capture, projection: Projection) -> dict[str, float]:
-    """Return quantiles of the time from launch call to start of the work (s), over kernels and graphs; empty without any."""
+    """Return quantiles of the time from launch call to start of the work (s), over kernels and graphs."""
     operations, calls = capture.operations, capture.calls
     rows = np.flatnonzero((projection.operation_call >= 0) & ((operations.kind == KERNEL) | (operations.kind == GRAPH)))
     if not len(rows):

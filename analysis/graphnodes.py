@@ -19,8 +19,8 @@ from paceline.analysis.projection import Projection
 def by_creation(capture: Capture, projection: Projection, warnings: list[str]) -> list[dict[str, Any]]:
     """Return kernel counts and time by (process, range open at the creation of the node), the most time first.
 
-    Keys: ``range`` (None if no range was open), ``process``, ``rank``, ``nodes``, ``kernels``, ``sum_s``. Kernels whose node was created
-    before the capture began are named in a warning.
+    Keys: ``range`` (None if no range was open), ``process``, ``rank``, ``nodes``, ``kernels``, ``sum_s``. Kernels
+    whose node was created before the capture began are named in a warning.
     """
     operations, nodes = capture.operations, capture.graph_nodes
     assert nodes is not None and operations.graph_node is not None

@@ -1,8 +1,9 @@
 """Reads Kineto traces: the JSON (or .json.gz) that torch.profiler writes, one file per rank.
 
-Event categories used: ``kernel``, ``gpu_memcpy``, ``gpu_memset`` (GPU work), ``cuda_runtime``, ``cuda_driver`` (calls) and
-``user_annotation`` (ranges, from torch.profiler.record_function or NVTX emulation). ``args.correlation`` links work to calls. Times are
-microseconds, possibly with a fraction. A kernel replayed from a CUDA graph carries the correlation of its graph launch.
+Event categories used: ``kernel``, ``gpu_memcpy``, ``gpu_memset`` (GPU work), ``cuda_runtime``, ``cuda_driver`` (calls)
+and ``user_annotation`` (ranges, from torch.profiler.record_function or NVTX emulation). ``args.correlation`` links
+work to calls. Times are microseconds, possibly with a fraction. A kernel replayed from a CUDA graph carries the
+correlation of its graph launch.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ class _Builder:
             for pid, index in self.pids.items()
         ]
         columns = _columns(self.operations, 8)
-        operations = Operations(*columns[:6], kind=columns[6].astype(np.int8), name=columns[7])
+        operations = Operations(*columns[:6], columns[6].astype(np.int8), columns[7])
         if any(self.in_graph):
             operations.in_graph = np.array(self.in_graph)
         start, end, thread, label = _columns(self.ranges, 4)
@@ -168,7 +169,7 @@ class _Builder:
 
 
 def _columns(rows: list[Any], count: int) -> list[Any]:
-    """Return rows of integers as columns; the first two of more than three are times (int64), the rest int32 where they fit."""
+    """Return rows of integers as columns; the first two of more than three are int64, the rest int32 if they fit."""
     table = np.array(rows, np.int64).reshape(len(rows), count)
     return [np.ascontiguousarray(table[:, i]) if count == 3 or i < 2 else _small(table[:, i]) for i in range(count)]
 

@@ -1,7 +1,8 @@
 """Reads Nsight Systems exports. Only this module knows nsys's tables, columns and identifiers.
 
-Checked with exports of nsys 2023.4 (schema 3.7) and 2024.2 (3.11), SQLite and Parquet. Tables exist only if they have rows, so any
-may be missing; new columns and tables are ignored. Facts that matter (Nsight Systems user guide, "SQLite schema reference"):
+Checked with exports of nsys 2023.4 (schema 3.7) and 2024.2 (3.11), SQLite and Parquet. Tables exist only if they have
+rows, so any may be missing; new columns and tables are ignored. Facts that matter (Nsight Systems user guide, "SQLite
+schema reference"):
 
     globalTid  = machine bits | pid << 24 | tid;  globalPid = globalTid with the low 24 bits cleared
     NVTX_EVENTS: eventType 34 mark, 59/70 push/pop, 60/71 start/end, 75 domain; text inline, or textId -> StringIds
@@ -53,6 +54,7 @@ _MARK, _DOMAIN = 34, 75
 _COPY_DIRECTIONS = {1: "h2d", 2: "d2h", 8: "d2d", 10: "p2p", 11: "h2d", 12: "d2h", 13: "d2d"}
 _RANK = re.compile(r"\brank=(\d{1,6})\b")
 _VERSION_SUFFIX = re.compile(r"_v\d{4,}(_ptsz|_ptds)?$")
+_LOSS = re.compile(r"dropped|lost|incomplete|not supported|unsupported|exceeded|may be missing", re.IGNORECASE)
 _LOW_BITS = 0xFFFFFF
 
 
@@ -195,11 +197,11 @@ class _Loader:
         domain = columns.get("domainId", Column(np.zeros(rows, np.int32), [0]))
         threads = list(self.thread_of)
 
-        def string(row: int) -> str:
+        def string(row: Any) -> str:
             code = text.values[row]
             return str(text.distinct[code]) if code >= 0 else strings.get(int(text_id[row]), "")
 
-        def process(row: int) -> int:
+        def process(row: Any) -> int:
             return self.process_of[threads[thread[row]] & ~_LOW_BITS] if thread[row] >= 0 else -1
 
         of_kind = {int(kind): code for code, kind in enumerate(kinds.distinct)}
@@ -273,8 +275,8 @@ class _Loader:
                 unknown = np.full(rows, -1, np.int32)
                 fields = [columns["start"].values, columns["end"].values]
                 fields.append(self._codes_of(columns["globalPid"], self.process_of))
-                for name in ("deviceId", "streamId", "correlationId", "demangledName"):
-                    fields.append(columns[name].values if name in columns else unknown)
+                further = ("deviceId", "streamId", "correlationId", "demangledName")
+                fields += [columns[name].values if name in columns else unknown for name in further]
                 keep = self._usable(kind, fields[0], fields[1], fields[2])
                 if keep is not None:
                     fields = [field[keep] for field in fields]
@@ -342,7 +344,8 @@ class _Loader:
         count = int(np.count_nonzero(np.isin(calls.name, launches))) if launches else 0
         if count:
             self.warnings.append(
-                f"{count:,} CUDA graph launches have no GPU rows: their GPU time is missing; profile with --cuda-graph-trace=graph"
+                f"{count:,} CUDA graph launches have no GPU rows: their GPU time is missing; "
+                "profile with --cuda-graph-trace=graph"
             )
         return "none"
 
@@ -417,7 +420,7 @@ def _labels(
     """Return for every range an index into ``labels`` (which grows): distinct (domain name, text)."""
     if not len(process):
         return np.empty(0, np.int32)
-    # A text is either inline (code) or registered (identifier): one number line for both, then one for all combinations.
+    # A text is either inline (code) or registered (identifier): one number line for both, one for all combinations.
     registered = int(text_id.max(initial=-1)) + 1
     words = np.where(text.values >= 0, text.values.astype(np.int64) + registered, text_id)
     width = registered + len(text.distinct) + 1

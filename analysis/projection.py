@@ -5,16 +5,17 @@
     device  work            |-----| |--|    |-------|
 
 An operation belongs to every range that contains the call that caused it: ``range.start <= call.start < range.end`` and
-``call.end <= range.end``, on the same thread (for a range that was closed on another thread: on any thread of the process).
-When the work ran does not matter: launches are asynchronous. Per range:
+``call.end <= range.end``, on the same thread (for a range that was closed on another thread: on any thread of the
+process). When the work ran does not matter: launches are asynchronous. Per range:
 
     sum     lengths of the operations, added up
     busy    length of their union, per device, added up over devices: time the GPU worked on what the range caused
     span    first start to last end, what nsys calls the projected duration; it contains gaps and the work of others
 
-Push/pop ranges form one tree per thread and are projected by one sweep. Start/end ranges, and push/pop ranges that overlap without
-nesting (two domains, a clock that jumped), are projected one by one. Ranges with the same process, label and style are a group; a
-group counts an operation once, and a moment once, however deeply its ranges nest in each other.
+Push/pop ranges form one tree per thread and are projected by one sweep. Start/end ranges, and push/pop ranges that
+overlap without nesting (two domains, a clock that jumped), are projected one by one. Ranges with the same process,
+label and style are a group; a group counts an operation once, and a moment once, however deeply its ranges nest in
+each other.
 """
 
 from __future__ import annotations
@@ -100,19 +101,15 @@ def project(capture: Capture, steps: ModuleType | None = None) -> Projection:
     order, bounds = order[: bounds[num_threads]], bounds[: num_threads + 1]
     parent, crosses = steps.tree(order, bounds, ranges.start, ranges.end)
     is_flat |= crosses
-    depth = steps.depths(order, parent)
 
     call_order, call_bounds = steps.partition(calls.thread, num_threads, calls.start)
     call_range, own = steps.locate(
         order, bounds, ranges.start, ranges.end, parent, crosses, call_order, call_bounds, calls.start, calls.end
     )
-    call_depth = np.where(call_range >= 0, depth[call_range], -1) if len(depth) else np.full(len(calls), -1, np.int32)
-    del depth
     call = steps.match(
         process_of_thread[calls.thread] if len(calls) else calls.thread,
-        calls.correlation, call_depth.astype(np.int16), calls.start, operations.process, operations.correlation,
+        calls.correlation, calls.start, calls.end, operations.process, operations.correlation,
     )  # fmt: skip
-    del call_depth
     caused = call >= 0
     operation_range = np.full(len(operations), -1, np.int32)
     if len(calls):
@@ -166,7 +163,7 @@ def project(capture: Capture, steps: ModuleType | None = None) -> Projection:
 
 
 def pairs(projection: Projection, subset: Any) -> tuple[Any, Any]:
-    """Return (group, operation) pairs of a subset (mask) of operations: every group that an operation belongs to, once."""
+    """Return (group, operation) pairs of a subset (mask) of operations: every group that each belongs to, once."""
     rows = np.flatnonzero(subset)
     ranges, index = projection_numpy.expand(projection.operation_range[rows], projection.parent)
     keep = projection.outer[ranges] & ~projection.flat[ranges]
@@ -263,9 +260,7 @@ def _details(projection: Projection, capture: Capture, launch: Any) -> None:
 
     per_group["copied"] = np.zeros((count, len(COPY_KINDS)), np.int64)
     groups, rows = pairs(projection, operations.kind == MEMCPY)
-    place = np.empty(len(operations), np.int32) if len(rows) else np.empty(0, np.int32)
-    place[capture.copies.operation] = np.arange(len(capture.copies.operation), dtype=np.int32)
-    which = place[rows]
+    which = np.searchsorted(capture.copies.operation, rows)
     np.add.at(per_group["copied"], (groups, capture.copies.direction[which]), capture.copies.bytes[which])
 
     per_group["nccl"] = np.zeros(count, np.int64)
@@ -287,7 +282,9 @@ def _nccl(projection: Projection, operations: Operations, is_nccl: Any) -> None:
     order = np.argsort(groups, kind="stable")
     groups, rows = groups[order], rows[order]
     compute: dict[int, Coverage] = {}
-    heads = np.flatnonzero(np.append(True, groups[1:] != groups[:-1])) if len(groups) else []
+    if not len(groups):
+        return
+    heads = np.flatnonzero(np.append(True, groups[1:] != groups[:-1]))
     for low, high in zip(heads, np.append(heads[1:], len(groups)), strict=True):
         group = int(groups[low])
         process = projection.groups[group][0]

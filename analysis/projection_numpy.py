@@ -1,4 +1,4 @@
-"""The steps of the projection in numpy: the reference that always works. projection_fast.py has the same functions compiled.
+"""The steps of the projection in numpy: always there. projection_fast.py has the same functions compiled.
 
 Every function takes and returns plain arrays; projection.py explains the steps and puts them together.
 """
@@ -14,7 +14,7 @@ NONE = -1
 
 
 def partition(key: Any, num_keys: int, start: Any, end: Any | None = None) -> tuple[Any, Any]:
-    """Return (order, bounds): rows sorted by (key, start, longest first), and where each key begins, shape (num_keys + 1,)."""
+    """Return rows sorted by (key, start, longest first), and where each key begins, shape (num_keys + 1,)."""
     order = np.lexsort((start, key)) if end is None else np.lexsort((-end, start, key))
     bounds = np.searchsorted(key[order], np.arange(num_keys + 1))
     return order.astype(np.int32), bounds
@@ -23,9 +23,11 @@ def partition(key: Any, num_keys: int, start: Any, end: Any | None = None) -> tu
 def tree(order: Any, bounds: Any, start: Any, end: Any) -> tuple[Any, Any]:
     """Return (parent, crosses) of every row of ``order``; rows that are not in it keep parent -1 and do not cross.
 
-    A |-----------------------|          parent(B) = A, parent(C) = B
-    B    |----------|
-    C      |--|  D |-----|               D leaves B before B ends: it crosses, and gets no place in the tree
+        A |-----------------------|
+        B    |----------|
+        C      |--|  D |-----|
+
+    parent(B) = A and parent(C) = B. D begins inside B and ends after it: it crosses, and gets no place in the tree.
     """
     parent = np.full(len(start), NONE, np.int32)
     crosses = np.zeros(len(start), bool)
@@ -47,7 +49,7 @@ def locate(
     order: Any, bounds: Any, start: Any, end: Any, parent: Any, crosses: Any,
     call_order: Any, call_bounds: Any, call_start: Any, call_end: Any,
 ) -> tuple[Any, Any]:  # fmt: skip
-    """Return (range, own time) of every call: the innermost tree range that contains it, and its part of the thread's API time.
+    """Return (range, own time) of every call: the innermost tree range that contains it, and its part of the API time.
 
     Own times of a thread sum to the union of its calls: a driver call inside a runtime call has none.
     """
@@ -78,17 +80,18 @@ def locate(
 
 
 def match(
-    call_process: Any, call_correlation: Any, call_depth: Any, call_start: Any, process: Any, correlation: Any
+    call_process: Any, call_correlation: Any, call_start: Any, call_end: Any, process: Any, correlation: Any
 ) -> Any:
     """Return the call that caused each operation, -1 if the capture has none.
 
-    Of several calls with one id in a process the one in the deepest range counts, then the latest, then the first row.
+    A runtime call and the driver call inside it can share an id: the inner one counts, that is the latest start, then
+    the earliest end, then the first row.
     """
     calls = np.flatnonzero(call_correlation >= 0)
     if not len(calls):
         return np.full(len(process), NONE, np.int32)
     key = (call_process[calls].astype(np.int64) << 40) + call_correlation[calls]
-    order = np.lexsort((calls, -call_start[calls], -call_depth[calls].astype(np.int64), key))
+    order = np.lexsort((calls, call_end[calls], -call_start[calls], key))
     key, calls = key[order], calls[order]
     first = np.append(True, key[1:] != key[:-1])
     key, calls = key[first], calls[first]
@@ -150,8 +153,8 @@ def accumulate(
 ) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
     """Return sums per range and per group of operations in (process, device, start) order.
 
-    Per range: ``operations``, ``launches``, ``sum``, ``busy``, ``first``, ``last``; per group: ``operations``, ``sum``, ``busy``.
-    A group counts an operation once, in its outermost range.
+    Per range: ``operations``, ``launches``, ``sum``, ``busy``, ``first``, ``last``; per group: ``operations``,
+    ``sum``, ``busy``. A group counts an operation once, in its outermost range.
     """
     device = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
     ranges, rows = expand(range_of[order], parent)
@@ -191,15 +194,3 @@ def roll_up(order: Any, parent: Any, values: Any) -> Any:
     result = np.zeros_like(values)
     np.add.at(result, ranges, values[rows])
     return result
-
-
-def depths(order: Any, parent: Any) -> Any:
-    """Return the number of ranges that enclose each range."""
-    depth = np.zeros(len(parent), np.int32)
-    rows, above = np.arange(len(parent)), parent
-    while len(rows):
-        inside = above >= 0
-        rows, above = rows[inside], above[inside]
-        depth[rows] += 1
-        above = parent[above]
-    return depth

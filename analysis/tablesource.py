@@ -7,9 +7,9 @@ A reader is asked for columns by kind:
     key    int32 codes into a list of the distinct int64 values, NULL becomes code -1
     text   int32 codes into a list of the distinct texts, NULL becomes code -1
 
-Codes keep large columns small: ten million thread identifiers are ten million int32 and a list of eight. Text that is not UTF-8
-is kept apart by backslash escapes. This module uses the standard library's sqlite3 and is the reference for sqlitepages.py, which
-is many times faster.
+Codes keep large columns small: ten million thread identifiers are ten million int32 and a list of eight. Text that is
+not UTF-8 is kept apart by backslash escapes. This module uses the standard library's sqlite3 and is the reference for
+sqlitepages.py, which is many times faster.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a picture of one iteration shows: ranges and CUDA calls of the host thread, and the GPU's streams, in one time window.
+"""What a picture of one iteration shows: ranges and CUDA calls of the host thread, and the streams of the GPU.
 
-A picture is about a thousand pixels wide and an iteration has thousands of kernels: neighbours that fall into one pixel become one
-block, which keeps how many they are and how much of the block they fill.
+A picture is about a thousand pixels wide and an iteration has thousands of kernels: neighbours that fall into one
+pixel become one block, which keeps how many they are and how much of the block they fill.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from paceline.analysis.projection import Projection, nccl_kernels
 
 _STEPS = 1200
 """Resolution: blocks shorter than this part of the window are merged with their neighbours."""
+_CATEGORIES = {KERNEL: "kernel", MEMCPY: "copy", GRAPH: "graph"}
 _MAX_LANES = 6
 _MAX_RANKS = 8
 
@@ -21,8 +22,9 @@ _MAX_RANKS = 8
 def one_iteration(capture: Capture, projection: Projection) -> dict[str, Any] | None:
     """Return the picture of a typical iteration, None for a capture without ranges.
 
-    Keys: ``range``, ``process``, ``rank``, ``instance`` (its number among those of its name, from 0), ``duration_s``, and ``lanes``:
-    lists of {"name", "kind": range | api | gpu, "items": [[start_s, duration_s, label, category, count, filled_fraction], ...]}.
+    Keys: ``range``, ``process``, ``rank``, ``instance`` (its number among those of its name, from 0), ``duration_s``,
+    and ``lanes``: lists of {"name", "kind": range | api | gpu, "items": [[start_s, duration_s, label, category, count,
+    filled_fraction], ...]}.
     """
     chosen = _typical(capture, projection)
     if chosen is None:
@@ -148,9 +150,7 @@ def _gpu_lanes(capture: Capture, projection: Projection, window: tuple[int, int]
             members = members[np.argsort(operations.start[members], kind="stable")]
             labels = [_operation_label(capture, row) for row in members.tolist()]
             categories = [
-                "nccl"
-                if is_nccl[row]
-                else {KERNEL: "kernel", MEMCPY: "copy", GRAPH: "graph"}.get(int(operations.kind[row]), "copy")
+                "nccl" if is_nccl[row] else _CATEGORIES.get(int(operations.kind[row]), "copy")
                 for row in members.tolist()
             ]
             items = _blocks(window, operations.start[members], operations.end[members], labels, categories)

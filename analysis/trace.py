@@ -1,7 +1,8 @@
 """Where the time of a profiled run goes: the analysis of one capture, and the comparison of two.
 
-``analyse`` reads a capture (nsys SQLite or Parquet export, Kineto JSON), projects GPU work onto NVTX ranges and returns a Trace:
-plain tables in seconds and bytes, ready for JSON, CSV and the report. Times come from a profiled run: never mix them with throughput.
+``analyse`` reads a capture (nsys SQLite or Parquet export, Kineto JSON), projects GPU work onto NVTX ranges and
+returns a Trace: plain tables in seconds and bytes, ready for JSON, CSV and the report. Times come from a profiled run:
+never mix them with throughput.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ def analyse(
 
     Args:
         path: nsys export (.sqlite, folder of .parquet) or Kineto trace (.json, .json.gz).
-        ranges: Names of ranges to show, as ``name`` or ``domain:name``; None shows Paceline's, or in a capture without them those
+        ranges: Names of ranges to show, as ``name`` or ``domain:name``; None shows Paceline's, or in a capture without
+        them those
             with the most GPU time, 40 at most. Every name must exist.
         fast: Use compiled code: True insists, False never, None if numba is installed.
         picture: Also collect what the picture of one iteration needs.
@@ -120,6 +122,7 @@ def from_capture(
             f"{projection.backwards:,} records end before they start (clock went backwards): counted as empty"
         )
     rows = _range_rows(capture, projection, shown)
+    _warn_of_start_up(capture, projection, shown, warnings)
     processes = _process_rows(capture, projection, warnings)
     kernels = _kernel_rows(capture, projection, shown)
     trace = Trace(
@@ -226,6 +229,22 @@ def _range_rows(capture: Capture, projection: Projection, shown: list[int]) -> l
             }
         )
     return rows
+
+
+def _warn_of_start_up(capture: Capture, projection: Projection, shown: list[int], warnings: list[str]) -> None:
+    """Say which ranges took far longer the first time: sums over all instances then do not show the steady state."""
+    ranges, found = capture.ranges, []
+    for group in shown[:_MAX_RANGES]:
+        rows = np.flatnonzero(projection.group == group)
+        if len(rows) < 4:
+            continue
+        lengths = ranges.end[rows] - ranges.start[rows]
+        first, middle = int(lengths[np.argmin(ranges.start[rows])]), float(np.median(lengths))
+        if first > 5 * middle and first > 10_000_000:
+            name = _label(capture, projection.groups[group][1])[1]
+            found.append(f"{name} {first / 1e6:,.0f} ms (median {middle / 1e6:,.1f} ms)")
+    if found:
+        warnings.append(f"start-up is part of the capture; first instances: {', '.join(dict.fromkeys(found))}")
 
 
 def _process_rows(capture: Capture, projection: Projection, warnings: list[str]) -> list[dict[str, Any]]:
@@ -354,9 +373,10 @@ def _graph_node_rows(capture: Capture, projection: Projection, warnings: list[st
 
 
 def compare(a: Trace, b: Trace) -> list[dict[str, Any]]:
-    """Return the ranges of two traces side by side, per name: time per instance on the slowest rank of each, and the ratio b / a.
+    """Return the ranges of two traces side by side, per name: per instance, on the rank of each that takes longest.
 
-    Keys: ``name``, ``domain``, ``style``; for each of ``wall_s``, ``gpu_busy_s``, ``gpu_idle_s``, ``nccl_s``, ``launches`` the values
+    Keys: ``name``, ``domain``, ``style``; for each of ``wall_s``, ``gpu_busy_s``, ``gpu_idle_s``, ``nccl_s``,
+    ``launches`` the values
     ``<key>_a`` and ``<key>_b`` per instance, and ``<key>_ratio`` (None if a is 0 or either trace lacks the range).
     """
     keys = ("wall_s", "gpu_busy_s", "gpu_idle_s", "nccl_s", "launches")
