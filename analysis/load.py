@@ -44,7 +44,8 @@ class Loaded:
 
     ``runs`` has one row per attempt (index: ``run``, counted from 0): what was asked for, ``status`` (``completed``, ``failed``,
     ``interrupted``, ``unfinished`` without a sentinel, ``unreadable``), ``cause``, ``message``, and ``counts``: whether the attempt is the
-    newest completed one of a case that belongs to the study's curve (``why_not`` says why if not).
+    newest completed one of a case that belongs to the study's curve. If not, ``left_out`` is ``foreign`` (no case of this
+    study, or a warm-up run), ``status`` or ``older``, and ``why_not`` says it in words.
     ``iterations`` has one row per run, rank and iteration (``run``, ``rank``, then the record's columns), sorted by run and rank.
     ``samples`` has one row per run, second and device (``SAMPLE_COLUMNS`` in samplefile.py, and ``unix_s``).
     """
@@ -94,7 +95,7 @@ def load_study(path: str | Path) -> Loaded:
     loaded.iterations = _load_iterations(loaded, run_dirs, rows)
     loaded.samples = _load_samples(loaded, run_dirs)
     _mark_counting(study, rows)
-    columns = ["case_id", "attempt", *CASE_COLUMNS, "status", "cause", "message", "counts", "why_not"]
+    columns = ["case_id", "attempt", *CASE_COLUMNS, "status", "cause", "message", "counts", "left_out", "why_not"]
     columns += ["start_unix_s", "end_unix_s", "wall_s", "job_id", "nodes", "launcher", "path"]
     loaded.runs = pd.DataFrame(rows, columns=columns, index=pd.RangeIndex(len(rows), name="run"), dtype=object)
     return loaded
@@ -268,18 +269,20 @@ def _load_samples(loaded: Loaded, run_dirs: list[RunDir]) -> pd.DataFrame:
 
 
 def _mark_counting(study: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Set ``counts`` and ``why_not``: the newest completed attempt of each case that belongs to the study counts."""
+    """Set ``counts``, ``left_out`` and ``why_not``: of each case of the study, the newest completed attempt counts."""
     newest: dict[str, dict[str, Any]] = {}
     for row in rows:
         row["counts"] = False
         row["why_not"] = _foreign(study, row)
+        row["left_out"] = "foreign" if row["why_not"] else None
         if row["why_not"] is None and row.get("status") != "completed":
-            row["why_not"] = f"status {row.get('status')}"
+            row |= {"left_out": "status", "why_not": f"status {row.get('status')}"}
         if row["why_not"] is not None:
             continue
         older = newest.get(row["case_id"])
         if older is not None:
-            older |= {"counts": False, "why_not": f"attempt {row['attempt']} of the same case is newer"}
+            why = f"attempt {row['attempt']} of the same case is newer"
+            older |= {"counts": False, "left_out": "older", "why_not": why}
         row["counts"] = True
         newest[row["case_id"]] = row
 

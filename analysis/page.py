@@ -6,7 +6,7 @@ import json
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from paceline.analysis import charts, series, tables
+from paceline.analysis import charts, chartseries, series, tables
 from paceline.analysis.bundle import javascript
 from paceline.analysis.units import known, ranks, show
 
@@ -74,10 +74,9 @@ def chart_specs(analysis: Analysis) -> dict[str, list[dict[str, Any]]]:
     measured = [row for row in rows if known(row["speedup"])]
     groups: dict[str, list[Any]] = {}
     if measured:
-        groups["speedup"] = [charts.speedup(rows, _single(analysis, "speedup"), device)]
-        groups["efficiency"] = [
-            charts.speedup(rows, _single(analysis, "efficiency"), device, efficiency=True, height=280)
-        ]
+        kind = analysis.loaded.kind
+        groups["speedup"] = [charts.speedup(rows, _single(analysis, "speedup"), kind, device)]
+        groups["efficiency"] = [charts.efficiency(rows, _single(analysis, "efficiency"), device)]
         groups["parts"] = [charts.split_bars(rows, device), charts.split_bars(rows, device, cost=True)]
     picked = series.chosen_runs(analysis.loaded.runs, analysis.summaries)
     throughput, use, reward = [], [], []
@@ -89,15 +88,15 @@ def chart_specs(analysis: Analysis) -> dict[str, list[dict[str, Any]]]:
             label = f"repeat {analysis.loaded.runs.at[run, 'repeat']}{hollow}"
             lines += series.throughput_rows(analysis.arrays[run], label)
         warmup = int(analysis.arrays[own[0]].warmup.sum())
-        throughput.append(charts.throughput(lines, warmup, f"{name}, n\u2009=\u2009{len(own)}"))
+        throughput.append(chartseries.throughput(lines, warmup, f"{name}, n\u2009=\u2009{len(own)}"))
         reward += series.reward_rows([analysis.arrays[run] for run in own], name)
         typical = series.typical_run(own, analysis.summaries)
         gpu, cpu = series.device_rows(analysis.loaded, typical)
         title = f"{name}, repeat {analysis.loaded.runs.at[typical, 'repeat']}, n\u2009=\u20091"
-        use += [charts.gpu_use(gpu, title)] if gpu else []
-        use += [charts.cpu_use(cpu, title)] if cpu else []
+        use += [chartseries.gpu_use(gpu, title)] if gpu else []
+        use += [chartseries.cpu_use(cpu, title)] if cpu else []
     groups |= {"throughput": throughput, "use": use}
-    groups["reward"] = [charts.reward(reward, [ranks(size, device) for size in picked])] if reward else []
+    groups["reward"] = [chartseries.reward(reward, [ranks(size, device) for size in picked])] if reward else []
     return {
         name: [{"id": f"{name}-{i}", "spec": spec} for i, spec in enumerate(spec for spec in group if spec)]
         for name, group in groups.items()
@@ -162,6 +161,7 @@ def _tables(analysis: Analysis) -> dict[str, tables.Table]:
         tables.rates(rows, device),
         tables.parts(rows, device),
         tables.losses(rows, device),
+        tables.between_ranks(rows, device),
         tables.resources(rows, device),
         tables.runs(every[:MAX_RUN_ROWS]),
     ]

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ class Analysis:
         self.loaded = loaded
         self.arrays: dict[int, RunArrays] = run_arrays(loaded)
         self.summaries: pd.DataFrame = summarise(loaded, self.arrays)
-        self.scaling: pd.DataFrame = scaling_table(loaded, self.summaries)
+        self.scaling: pd.DataFrame = scaling_table(loaded, self.summaries, self.arrays)
         self.rows: list[dict[str, Any]] = [_plain(row) for row in self.scaling.to_dict("records")]
         self.runs: list[dict[str, Any]] = _run_rows(loaded, self.summaries)
         self.missing: list[dict[str, Any]] = _missing(loaded)
@@ -213,25 +214,38 @@ def _write(path: Path, text: str) -> None:
         raise
 
 
-def terminal_table(analysis: Analysis) -> Any:
-    """Return the scaling table and the verdict as a rich renderable."""
-    from rich.console import Group
+def terminal_table(source: Analysis | Loaded, width: int | None = None) -> str:
+    """Return the verdict and the scaling table as text for a terminal.
+
+    Args:
+        source: The analysis, or a loaded study (which is analysed first).
+        width: Columns; those of the terminal if not given.
+    """
+    from rich import box
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    source = tables.scaling(analysis.rows, analysis.loaded.kind, analysis.device)
-    title = f"{analysis.loaded.kind} scaling, {analysis.loaded.study.get('task', '')} ({analysis.loaded.study.get('trainer', '')})"
-    table = Table(
-        title=Text(title), title_justify="left", caption="95 % intervals over repeats", caption_justify="left"
-    )
-    kept = [column for column in source.columns if column.key not in ("num_envs_per_rank", "global_batch")]
+    analysis = Analysis(source) if isinstance(source, Loaded) else source
+    columns = tables.scaling(analysis.rows, analysis.loaded.kind, analysis.device).columns
+    kept = [column for column in columns if column.key not in ("num_envs_per_rank", "global_batch")]
+    table = Table(box=box.SIMPLE, pad_edge=False)
     for column in kept:
         table.add_column(column.title, justify="right" if column.numeric else "left", no_wrap=column.numeric)
-    for row in source.rows:
+    for row in analysis.rows:
         cells = []
         for column in kept:
             bounds = column.interval(row)
             cells.append(Text(column.text(row) + (f"\n{bounds}" if bounds else "")))
         table.add_row(*cells)
-    lines = [Text(analysis.verdict.headline, style="bold"), *(Text(detail) for detail in analysis.verdict.details)]
-    return Group(table, *lines)
+    stream = io.StringIO()
+    console = Console(file=stream, width=width or max(shutil.get_terminal_size((120, 24)).columns, 100))
+    console.print(table)
+    console.print(
+        Text("95 % intervals over repeats (second lines).")
+        if any(known(r["speedup_low"]) for r in analysis.rows)
+        else ""
+    )
+    for line in (analysis.verdict.headline, *analysis.verdict.details, *analysis.notes):
+        console.print(Text(line), soft_wrap=True)
+    return stream.getvalue().rstrip()

@@ -1,10 +1,10 @@
 """The scaling table: one row per world size, with intervals over repeats.
 
-    speed-up     S = X_N / X_ref            X: median total_fps over repeats, ref: the smallest world size that has a number
+    speed-up     S = X_N / X_ref      X: median total_fps over repeats, ref: the smallest world size that has a number
     efficiency   E = S * N_ref / N
 
-For strong scaling (fixed problem) that is the classic T(ref) N(ref) / (T(N) N); for weak scaling (fixed environments per rank) S is the
-scaled speed-up. It is not POP's parallel efficiency.
+For strong scaling (fixed problem) that is the classic T(ref) N(ref) / (T(N) N); for weak scaling (fixed environments per
+rank) S is the scaled speed-up. It is not POP's parallel efficiency.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from paceline.analysis.load import Loaded
-from paceline.analysis.phases import attribution, phase_row
+from paceline.analysis.load import CURVE_KINDS, Loaded
+from paceline.analysis.phases import POP, attribution, phase_row, pop_row
 from paceline.analysis.stats import NOT_KNOWN, Estimate, median_interval, ratio_interval
-from paceline.analysis.summary import RATES, SPLIT, run_arrays, summarise
+from paceline.analysis.summary import RATES, SPLIT, RunArrays, run_arrays, summarise
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,31 +34,56 @@ FURTHER_COLUMNS = (
     *(f"{part}_s" for part in SPLIT),
     *("sync_iteration_s", "sync_overhead_pct", "cost_us"),
     *(f"loss_{part}" for part in SPLIT),
-    *("rank_spread_pct", "gpu_util_pct", "power_w", "energy_j_per_million_frames", "final_reward", "gpu_hours"),
+    *POP,
+    *(
+        "pop_computation_scaling",
+        "rank_spread_pct",
+        "gpu_util_pct",
+        "power_w",
+        "energy_j_per_million_frames",
+        "final_reward",
+        "gpu_hours",
+    ),
+)
+_PROBLEM = (
+    *("num_nodes", "num_envs", "num_envs_per_rank", "global_batch", "minibatch_size_per_rank"),
+    "optimizer_steps_per_iteration",
 )
 
 
-def scaling_table(loaded: Loaded, summaries: pd.DataFrame | None = None) -> pd.DataFrame:
+def scaling_table(
+    loaded: Loaded, summaries: pd.DataFrame | None = None, arrays: Mapping[int, RunArrays] | None = None
+) -> pd.DataFrame:
     """Return one row per world size: CONTRACT_COLUMNS, then FURTHER_COLUMNS (docs/report.md explains each).
 
     Args:
         loaded: The study.
         summaries: What ``summarise`` returned for it; computed if not given.
+        arrays: What ``run_arrays`` returned for it, likewise.
 
     A world size without any number is a row too; its numbers are missing (None) and ``status`` says why.
     """
     import pandas as pd
 
+    if arrays is None:
+        arrays = run_arrays(loaded)
     if summaries is None:
-        summaries = summarise(loaded, run_arrays(loaded))
-    runs = loaded.runs[loaded.runs["kind"].isin(("strong", "weak"))]
-    clean = summaries[[not flags for flags in summaries["flags"]]] if len(summaries) else summaries
-    samples = {
-        size: clean.loc[clean.index.intersection(runs.index[runs["world_size"] == size])] for size in _sizes(loaded)
-    }
-    measured = [size for size, group in samples.items() if len(group)]
-    reference = _reference(samples, measured)
-    rows = [_row(loaded, size, group, samples, reference, summaries) for size, group in samples.items()]
+        summaries = summarise(loaded, arrays)
+    clean = summaries[[not flags for flags in summaries["flags"]]]
+    sizes = loaded.runs["world_size"].reindex(clean.index)
+    groups = {size: clean[sizes == size] for size in _sizes(loaded)}
+    reference: dict[str, Any] | None = None
+    rows = []
+    for size, group in groups.items():
+        row = _describe(loaded, size, len(group))
+        blocks = [arrays[int(run)] for run in group.index]
+        if len(group):
+            own = {"world_size": size, "values": group["total_fps"].tolist()}
+            own |= {"total_fps": median_interval(own["values"]).value, **phase_row(group)}
+            reference = reference or own  # sizes ascend: the first with a number
+            row |= _measure(group, own, reference)
+            row |= pop_row(blocks, own, reference)
+        rows.append(row)
     frame = pd.DataFrame(rows, columns=[*CONTRACT_COLUMNS, *FURTHER_COLUMNS], dtype=object)
     # object, so that whole numbers stay whole and None is neither NaN nor 0
     return frame.where(frame.notna(), None)
@@ -75,62 +100,50 @@ def _sizes(loaded: Loaded) -> list[int]:
     return sorted({*planned_sizes(loaded.study), *(int(size) for size in kept["world_size"])})
 
 
-def _reference(samples: dict[int, pd.DataFrame], measured: list[int]) -> dict[str, Any] | None:
-    if not measured:
-        return None
-    size = measured[0]
-    group = samples[size]
-    value = median_interval(group["total_fps"].tolist()).value
-    return {"world_size": size, "values": group["total_fps"].tolist(), "total_fps": value, **phase_row(group)}
+def own_runs(loaded: Loaded) -> pd.DataFrame:
+    """Return the attempts at cases of this study, whatever became of them: no warm-up runs, no other study's cases."""
+    runs = loaded.runs[loaded.runs["kind"].isin(CURVE_KINDS)]
+    foreign = [not counts and why == "foreign" for counts, why in zip(runs["counts"], runs["left_out"], strict=True)]
+    return runs[[not is_foreign for is_foreign in foreign]]
 
 
-def _row(
-    loaded: Loaded,
-    size: int,
-    group: pd.DataFrame,
-    samples: dict[int, pd.DataFrame],
-    reference: dict[str, Any] | None,
-    summaries: pd.DataFrame,
-) -> dict[str, Any]:
-    runs = loaded.runs[(loaded.runs["world_size"] == size) & loaded.runs["kind"].isin(("strong", "weak"))]
-    counted = runs[runs["counts"].astype(bool)]
-    own = runs[
-        [
-            str(why or "").startswith(("status", "attempt")) or bool(c)
-            for why, c in zip(runs["why_not"], runs["counts"], strict=True)
-        ]
-    ]
-    flagged = len(counted) - len(group)
-    row: dict[str, Any] = {"world_size": size, "repeats": len(group), "runs_flagged": flagged}
-    row["repeats_planned"] = loaded.study.get("repeats") if isinstance(loaded.study.get("repeats"), int) else None
-    row["runs_failed"] = int((own["status"].isin(("failed", "interrupted", "unreadable"))).sum())
-    for name in ("num_nodes", "num_envs", "num_envs_per_rank", "global_batch", "minibatch_size_per_rank"):
-        row[name] = _common(counted if len(counted) else own, name)
-    row["optimizer_steps_per_iteration"] = _common(counted if len(counted) else own, "optimizer_steps_per_iteration")
+def _describe(loaded: Loaded, size: int, repeats: int) -> dict[str, Any]:
+    """Return what was asked for at one world size and what became of it."""
+    runs = own_runs(loaded)
+    own = runs[runs["world_size"] == size]
+    counted = own[own["counts"].astype(bool)]
+    planned = loaded.study.get("repeats")
+    row: dict[str, Any] = {
+        "world_size": size,
+        "repeats": repeats,
+        "repeats_planned": planned if isinstance(planned, int) else None,
+        "runs_failed": int(own["status"].isin(("failed", "interrupted", "unreadable")).sum()),
+        "runs_flagged": len(counted) - repeats,
+        "gpu_hours": float(own["wall_s"].dropna().astype(float).sum()) * size / 3600.0,
+        **{name: _common(counted if len(counted) else own, name) for name in _PROBLEM},
+    }
     _planned_envs(row, loaded.study, size)
     row["status"] = _status(row, own)
-    row["gpu_hours"] = float(own["wall_s"].dropna().astype(float).sum()) * size / 3600.0
+    return row
 
-    rates = {name: _estimate(group, name) for name in RATES}
-    speedup = NOT_KNOWN
-    if reference and len(group):
-        speedup = ratio_interval(group["total_fps"].tolist(), reference["values"])
-        if size == reference["world_size"]:  # the ratio of a point to itself is 1 without doubt
-            exact = 1.0 if len(group) > 1 else None
-            speedup = Estimate(1.0, exact, exact)
-        efficiency = speedup.scaled(reference["world_size"] / size)
-    else:
-        efficiency = NOT_KNOWN
-    for name, estimate in {**rates, "speedup": speedup, "efficiency": efficiency}.items():
+
+def _measure(group: pd.DataFrame, own: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers of one world size: rates, speed-up and efficiency with intervals, split, loss, energy."""
+    size = own["world_size"]
+    estimates = {name: _estimate(group, name) for name in RATES}
+    estimates["speedup"] = ratio_interval(own["values"], reference["values"])
+    if own["world_size"] == reference["world_size"]:  # the ratio of a point to itself is 1 without doubt
+        exact = 1.0 if len(group) > 1 else None
+        estimates["speedup"] = Estimate(1.0, exact, exact)
+    estimates["efficiency"] = estimates["speedup"].scaled(reference["world_size"] / size)
+    row: dict[str, Any] = {}
+    for name, estimate in estimates.items():
         row[name], row[f"{name}_low"], row[f"{name}_high"] = estimate
-    split = phase_row(group)
-    row |= split
-    row |= attribution(size, rates["total_fps"].value, split, reference) if reference else {}
-    for name in ("rank_spread_pct", "gpu_util_pct", "power_w", "final_reward"):
-        row[name] = _mean(group, name)
-    power, total_fps = row["power_w"], rates["total_fps"].value
-    if power is not None and math.isfinite(power) and total_fps:
-        row["energy_j_per_million_frames"] = power / total_fps * 1e6
+    row |= {name: own[name] for name in (*(f"{part}_s" for part in SPLIT), "sync_iteration_s", "sync_overhead_pct")}
+    row |= attribution(own, reference)
+    row |= {name: _mean(group, name) for name in ("rank_spread_pct", "gpu_util_pct", "power_w", "final_reward")}
+    if row["power_w"] is not None:
+        row["energy_j_per_million_frames"] = row["power_w"] / row["total_fps"] * 1e6
     return row
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
+MATERIAL_SHIFT = 0.01  # of the mean iteration time
 THROTTLE_SHARE = 0.05  # of the GPU samples inside the measured window
 
 # Where an iteration's time goes, per rank and averaged over ranks; with imbalance they sum to the iteration exactly.
@@ -147,50 +148,55 @@ def _rates(block: RunArrays) -> dict[str, Any] | None:
 
 
 def _split(block: RunArrays) -> dict[str, float]:
-    """Return mean seconds per device-complete iteration of each part in SPLIT, over ranks; they sum to the slowest rank's time.
+    """Return mean seconds per device-complete iteration of each part in SPLIT (they sum to the slowest rank's time).
 
-    Each rank's time splits as in profiling/phases.py. Waiting is told from transfer by the rank that arrives last: it waits least, so
-    the shortest communication time of the iteration counts as transfer on every rank, and what exceeds it is imbalance. So is
-    the time between a rank's end and the slowest rank's.
+    With u_i the useful time of rank i (its iteration without communication) and T the time of the slowest rank:
+
+        |-- mean of u_i, by phase --|-- imbalance: max u_i - mean u_i --|-- communication: T - max u_i --|   = T
     """
     synced = ~block.warmup & block.sync
     names = ("iteration_time_s", "physics_time_s", "inference_time_s", "update_time_s", "communication_time_s")
-    if not synced.any():
-        return dict.fromkeys((f"{part}_s" for part in (*SPLIT, "sync_iteration")), math.nan) | {
-            "rank_spread_pct": math.nan
-        }
     total, physics, inference, update, communication = (block.values[name][:, synced] for name in names)
     if len(total) == 1:
         communication = np.nan_to_num(communication)  # one rank: no collectives, whether recorded as 0 or null
-    transfer = communication.min(axis=0)
-    busy = (total - communication).mean(axis=1)  # per rank
-    row = {
-        "physics_s": float(physics.mean()),
-        "inference_s": float(inference.mean()),
-        "update_s": float((update - communication).mean()),
-        "communication_s": float(transfer.mean()),
-        "imbalance_s": float((communication - transfer).mean() + (total.max(axis=0) - total).mean()),
-        "other_s": float((total - physics - inference - update).mean()),
-        "sync_iteration_s": float(total.max(axis=0).mean()),
-        "rank_spread_pct": float((busy.max() - busy.min()) / busy.mean() * 100.0),
-    }
+    phases = np.stack([physics, inference, update - communication, total - physics - inference - update])
+    if not synced.any() or not np.isfinite(phases).all():
+        return {}
+    useful = phases.sum(axis=0)
+    slowest = total.max(axis=0)
+    row = dict(zip(("physics_s", "inference_s", "update_s", "other_s"), phases.mean(axis=(1, 2)).tolist(), strict=True))
+    row["imbalance_s"] = float((useful.max(axis=0) - useful.mean(axis=0)).mean())
+    row["communication_s"] = max(float((slowest - useful.max(axis=0)).mean()), 0.0)  # rounding, with one rank
+    row["sync_iteration_s"] = float(slowest.mean())
+    row["useful_s_per_frame"] = float(useful.sum() / block.frames[synced].sum())
+    per_rank = useful.mean(axis=1)
+    row["rank_spread_pct"] = float((per_rank.max() - per_rank.min()) / per_rank.mean() * 100.0)
     if len(total) > 1:
-        row["slowest_rank"] = float(int(busy.argmax()))
+        row["slowest_rank"] = float(per_rank.argmax())
     return row
 
 
 def _warmup(block: RunArrays) -> dict[str, Any]:
-    """Return what MSER-5 says about the window that the study declared as steady."""
+    """Return what MSER-5 says about the window that the study declared as steady.
+
+    The rule always finds some cut in noise; it is mentioned only if keeping the cut iterations moved the result by 1 % or more.
+    """
     kept = ~block.warmup & ~block.sync
-    state = mser5(block.time_s[kept])
+    time_s = block.time_s[kept]
+    state = mser5(time_s) if np.isfinite(time_s).all() else None
+    if state is None or state.cut == 0:
+        return {"warmup_note": None, "warmup_cut": 0 if state else None}
+    shift = float(time_s.mean() / time_s[state.cut :].mean()) - 1.0
     note = None
-    if state is not None and not state.reached:
-        note = "no steady state: iteration time still drifts at the end of the run"
-    elif state is not None and state.cut > 0:
+    if abs(shift) >= MATERIAL_SHIFT and not state.reached:
+        note = f"no steady state: iteration time still drifts in the second half ({shift:+.1%} on the mean)"
+    elif abs(shift) >= MATERIAL_SHIFT:
         first = int(block.iteration[kept][state.cut])
-        declared = int(block.warmup.sum())
-        note = f"warm-up of {declared} iterations looks too short: steady from iteration {first} on (MSER-5)"
-    return {"warmup_note": note, "warmup_cut": state.cut if state else None}
+        note = (
+            f"warm-up of {int(block.warmup.sum())} iterations looks too short: steady from iteration {first} on "
+            f"(MSER-5), which moves the mean iteration time by {shift:+.1%}"
+        )
+    return {"warmup_note": note, "warmup_cut": state.cut}
 
 
 def _learning(block: RunArrays) -> dict[str, float]:

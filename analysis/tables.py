@@ -90,7 +90,6 @@ def parts(rows: Sequence[Row], device: str) -> Table:
     columns += [
         Column("sync_iteration_s", "Sum ms", "ms"),
         Column("sync_overhead_pct", "Sync overhead %", "pct"),
-        Column("rank_spread_pct", "Rank spread %", "pct"),
     ]
     return Table("parts", "Parts of an iteration", tuple(columns), tuple(rows))
 
@@ -103,6 +102,20 @@ def losses(rows: Sequence[Row], device: str) -> Table:
     columns += [Column(f"loss_{part}", part.capitalize(), "points") for part in SPLIT]
     columns.append(Column("cost_us", "Cost, \u00b5s per frame", "number"))
     return Table("losses", "Where the efficiency went", tuple(columns), tuple(shown))
+
+
+def between_ranks(rows: Sequence[Row], device: str) -> Table:
+    """Return the POP efficiencies: parallel = load balance x serialisation x transfer; 100 % is ideal."""
+    columns = [
+        Column("world_size", "GPUs" if device == "cuda" else "Ranks", "plain"),
+        Column("pop_parallel_efficiency", "POP parallel efficiency %", "percent"),
+        Column("pop_load_balance", "Load balance %", "percent"),
+        Column("pop_serialisation", "Serialisation %", "percent"),
+        Column("pop_transfer", "Transfer %", "percent"),
+        Column("pop_computation_scaling", "Computation scaling %", "percent"),
+        Column("rank_spread_pct", "Rank spread %", "pct"),
+    ]
+    return Table("between_ranks", "Between ranks", tuple(columns), tuple(rows))
 
 
 def resources(rows: Sequence[Row], device: str) -> Table:
