@@ -1,16 +1,14 @@
 """Where the lost efficiency went, exactly; and the POP efficiency tree from per-rank times.
 
-Cost is additive, rates are not: c = N / X, rank-seconds per frame, is the sum of its phases' costs, and E = c_ref / c_N. So the lost
-efficiency splits without a remainder:
+Cost is additive, rates are not: c = N / X, rank-seconds per frame, is the sum of its phases' costs, and E is
+c_ref / c_N. So the lost efficiency splits without a remainder:
 
     1 - E = sum over phases of (c_phase,N - c_phase,ref) / c_N
 
-The same holds for strong and weak scaling. From per-rank records the split has a part of its own for imbalance. In one iteration, with
-u_i the useful time of rank i (everything but communication) and T the time of the slowest rank:
+The same holds for strong and weak scaling.
 
-    |-- mean of u_i, by phase --|-- imbalance: max u_i - mean u_i --|-- communication: T - max u_i --|   = T
-
-POP names after the POP Centre of Excellence (pop-coe.eu, "Standard metrics"): GE = PE x CompS, PE = LB x CommE, CommE = SerE x TE.
+POP names after the POP Centre of Excellence (pop-coe.eu, "Standard metrics"): GE = PE x CompS, PE = LB x CommE,
+CommE = SerE x TE.
 """
 
 from __future__ import annotations
@@ -20,9 +18,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from paceline.analysis.summary import RunArrays
 from paceline.analysis.table import Floats
 
-USEFUL = ("physics", "inference", "update", "other")
 NOT_APPLICABLE = "n/a (rank-0 timings)"
 """What to print for load balance, serialisation and transfer where only rank 0 was timed."""
 
@@ -46,8 +44,8 @@ def costs_from_rates(
 ) -> dict[str, Floats]:
     """Return rank-seconds per frame by phase from the three rates of rl_games, each of shape (world sizes,).
 
-    env_step = N/X_step, inference = N/X_step+inference - N/X_step (GAE and bookkeeping included), update the rest. Differences of
-    reciprocals enlarge errors: 5 % on each rate can be 40 % on a small phase.
+    env_step = N/X_step, inference = N/X_step+inference - N/X_step (GAE and bookkeeping included), update the rest.
+    Differences of reciprocals enlarge errors: 5 % on each rate can be 40 % on a small phase.
     """
     step = world_sizes / fps_step
     collection = world_sizes / fps_step_inference
@@ -73,25 +71,6 @@ def loss_attribution(reference: Mapping[str, float], costs: Mapping[str, float])
     )
 
 
-def costs_from_ranks(phase_times_s: Mapping[str, Floats], iteration_time_s: Floats, frames: float) -> dict[str, float]:
-    """Return rank-seconds per frame by phase, with imbalance and communication, from per-rank times of one run.
-
-    Args:
-        phase_times_s: Exclusive time of each useful phase (``USEFUL``), shape (ranks, iterations), device-complete iterations.
-        iteration_time_s: Time of each iteration on each rank, the same shape; the slowest rank sets the time.
-        frames: Frames of all ranks over all these iterations.
-    """
-    stacked = {phase: np.atleast_2d(times) for phase, times in phase_times_s.items()}
-    useful = np.sum(list(stacked.values()), axis=0)
-    ranks = useful.shape[0]
-    wall = np.atleast_2d(iteration_time_s).max(axis=0)
-    parts = {phase: float(times.mean(axis=0).sum()) for phase, times in stacked.items()}
-    slowest = useful.max(axis=0)
-    parts["imbalance"] = float((slowest - useful.mean(axis=0)).sum())
-    parts["communication"] = float((wall - slowest).sum())
-    return {phase: ranks * seconds / frames for phase, seconds in parts.items()}
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PopTree:
     """POP efficiencies of one run against a reference run; each lies in (0, 1] but for computation_scaling."""
@@ -108,7 +87,7 @@ class PopTree:
 
     @property
     def global_efficiency(self) -> float | None:
-        """Parallel efficiency times computation scaling; None without a reference. Not the classic strong efficiency."""
+        """Parallel efficiency times computation scaling, None without a reference; not classic strong efficiency."""
         return None if self.computation_scaling is None else self.parallel_efficiency * self.computation_scaling
 
 
@@ -122,8 +101,8 @@ def pop_tree(
     """Return the POP tree of one run, None where the times are not those of all ranks ("n/a (rank-0 timings)").
 
     Args:
-        useful_s: Useful time of every rank in every segment, shape (ranks, segments); a segment ends at a collective. NaN for
-            ranks that were not timed.
+        useful_s: Useful time of every rank in every segment, shape (ranks, segments); a segment ends at a collective.
+            NaN for ranks that were not timed.
         wall_time_s: Wall time over all segments.
         frames: Frames of all ranks over all segments.
         reference: (useful_s, frames) of the reference run.
@@ -151,10 +130,39 @@ def pop_tree(
 def rate_scaling(
     computation: float, launches_per_frame: tuple[float, float], sm_clock_mhz: tuple[float, float]
 ) -> dict[str, float]:
-    """Return CompS = WorkS x RateS x FreqS: kernel launches per frame (reference, here), SM clocks (reference, here), and the rest.
+    """Return the factors of computation scaling, CompS = WorkS x RateS x FreqS.
 
-    GPU stand-ins for POP's instruction, IPC and frequency scaling.
+    From kernel launches per frame (reference, here), SM clocks (reference, here), and the rest. GPU stand-ins for
+    POP's instruction, IPC and frequency scaling.
     """
     work = launches_per_frame[0] / launches_per_frame[1]
     frequency = sm_clock_mhz[1] / sm_clock_mhz[0]
     return {"work_scaling": work, "frequency_scaling": frequency, "rate_scaling": computation / (work * frequency)}
+
+
+def pop_of_run(block: RunArrays, reference: RunArrays | None = None) -> PopTree | None:
+    """Return the POP tree of a run from its records: useful is what is left of an iteration without communication.
+
+    Uses the device-complete iterations after warm-up; None if there are none. Waiting that happens outside the timed
+    collectives lands in the transfer efficiency, which is therefore a lower bound. Scope: job.
+
+    Args:
+        block: The run's iterations by rank.
+        reference: Those of the reference run, usually of one rank.
+    """
+    useful, wall_time_s, frames = _useful(block)
+    if not useful.size:
+        return None
+    base = None
+    if reference is not None:
+        reference_useful, _, reference_frames = _useful(reference)
+        if reference_useful.size:
+            base = (reference_useful, reference_frames)
+    return pop_tree(useful, wall_time_s, frames, base)
+
+
+def _useful(block: RunArrays) -> tuple[Floats, float, float]:
+    kept = ~block.warmup & block.sync
+    times = block.values["iteration_time_s"][:, kept]
+    communication = np.nan_to_num(block.values["communication_time_s"][:, kept])
+    return times - communication, float(block.time_s[kept].sum()), float(block.frames[kept].sum())

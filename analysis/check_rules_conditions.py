@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from paceline.analysis.finding import Finding
 from paceline.analysis.stats import mser5
-from paceline.analysis.table import RATES, Table, count
+from paceline.analysis.table import RATES, Floats, Table, count
 
 THROTTLE_LIMIT_PCT = 5.0
 """Share of samples with a throttle reason above which a run is flagged."""
@@ -138,9 +138,7 @@ def _series_warm_up(table: Table) -> Iterator[Finding]:
     for i in range(len(table)):
         groups.setdefault((float(keys[0][i]), float(keys[1][i]), float(keys[2][i])), []).append(i)
     for rows in groups.values():
-        values = next(
-            (table.number(n)[rows] for n in ("total_fps", "iteration_time_s", "collection_fps") if table.has(n)), None
-        )
+        values = _iteration_times(table, rows)
         if values is None:
             continue
         values = values[np.isfinite(values)]
@@ -160,6 +158,16 @@ def _series_warm_up(table: Table) -> Iterator[Finding]:
             message=message,
             advice="Take rates from the iterations after the cut, as total frames over total time.",
         )
+
+
+def _iteration_times(table: Table, rows: list[int]) -> Floats | None:
+    """Return iteration times, or what is proportional to them; a slow first iteration shows in times, not in rates."""
+    if table.has("iteration_time_s"):
+        return table.number("iteration_time_s")[rows]
+    for name in ("total_fps", "collection_fps"):
+        if table.has(name):
+            return np.asarray(1.0 / table.number(name)[rows])
+    return None
 
 
 def profiled(table: Table) -> Iterator[Finding]:

@@ -1,6 +1,6 @@
 """Checks of the figures themselves: derived columns, impossible order, mixed rounding, single runs, rank 0's clock.
 
-F-DERIVED, F-ORDER, F-DIGITS, F-N1, F-RANK0.
+F-DERIVED, F-MEAN, F-ORDER, F-DIGITS, F-N1, F-RANK0.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from paceline.analysis.curves import curves
 from paceline.analysis.finding import Finding
 from paceline.analysis.table import RATE_WORDS, RATES, Floats, Table, count, series_of
 
+MEAN_LIMIT = 0.05
+"""Relative difference between a stated rate and work over time that is remarked on."""
 _TIMES = ("iteration_time_s", "collection_time_s", "update_time_s")
 
 
@@ -89,6 +91,24 @@ def _roundest(low: float, high: float) -> float:
     return (low + high) / 2
 
 
+def mean_of_rates(table: Table) -> Iterator[Finding]:
+    """F-MEAN: a stated rate is the mean of rates, not work over time; one slow iteration hardly counts in it."""
+    stated, work = table.number("stated_fps"), table.number("aggregate_fps")
+    with np.errstate(invalid="ignore"):
+        wrong = np.flatnonzero(np.abs(stated / work - 1.0) > MEAN_LIMIT)
+    for i in wrong:
+        yield Finding(
+            id="F-MEAN",
+            severity="warn",
+            rows=(table.rows[int(i)],),
+            message=(
+                f"total_fps {count(stated[i])} is a mean of per-iteration rates; all frames over all time give "
+                f"{count(work[i])}, the first iteration included"
+            ),
+            advice="Take frames over time, after the warm-up; never average rates.",
+        )
+
+
 def order(table: Table) -> Iterator[Finding]:
     """F-ORDER: stepping alone cannot be slower than stepping and inference, nor that than the whole iteration."""
     bad: list[int] = []
@@ -154,7 +174,7 @@ def digits(table: Table) -> Iterator[Finding]:
 
 def single_run(table: Table) -> Iterator[Finding]:
     """F-N1: one run per point, so nothing is known about scatter."""
-    if table.kind == "log":
+    if table.kind == "log" and "iteration" in table.numbers:
         return
     stated = table.number("repeats")
     found = []

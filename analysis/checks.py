@@ -31,6 +31,7 @@ RULES: Mapping[str, Callable[[Table], Iterable[Finding]]] = {
     "F-HW": hardware.hardware,
     "F-VERSION": hardware.versions,
     "F-DERIVED": numbers.derived,
+    "F-MEAN": numbers.mean_of_rates,
     "F-MONO": curve.monotone,
     "F-SUPER": curve.superlinear,
     "F-SAT": curve.saturation,
