@@ -1,6 +1,6 @@
 """Starts one node's ranks, watches their records, and ends them if they hang. Scope: node.
 
-    python -m paceline.bench.supervise [--exit-grace-s 60] [--stall-s 1800] -- COMMAND...
+    python -m paceline.bench.supervise [--exit-grace-s 60] [--stall-s 1800] [--kill-s 15] -- COMMAND...
 
 Why: Isaac Sim can hang when it exits, after the last iteration is recorded; a rank stuck in a collective never ends at
 all. Neither may hold an allocation. The command runs in a process group of its own; TERM and INT are handed on to the
@@ -19,8 +19,8 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from paceline.bench.assignment import load_run
 from paceline.bench.errors import PacelineError
@@ -35,8 +35,9 @@ from paceline.bench.processes import (
 from paceline.bench.rankscan import last_line
 from paceline.bench.rundir import RunDir
 
-_POLL_S = 0.5
-_TERM_TO_KILL_S = 15.0
+_POLL_S = 0.2
+_LOOK_EVERY_S = 1.0
+_SIGNAL_TO_KILL_S = 30.0  # the job script kills this supervisor 45 s after it has sent TERM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,8 @@ class Limits:
     """Time the processes may live after all ranks have written their end."""
     stall_s: float = 1800.0
     """Time without a new line in any rank's record."""
+    kill_s: float = 15.0
+    """Time from TERM to KILL when the supervisor ends the processes itself; never off."""
 
 
 class Watch:
@@ -55,6 +58,7 @@ class Watch:
     def __init__(self, run: RunDir, ranks: Sequence[int], now: float) -> None:
         self._paths = [run.rank_jsonl(rank) for rank in ranks]
         self._sizes = [0] * len(self._paths)
+        self._ended = [False] * len(self._paths)
         self.last_growth = now
         self.ended_at: float | None = None
 
@@ -65,13 +69,13 @@ class Watch:
                 size = path.stat().st_size
                 if size != self._sizes[index]:
                     self._sizes[index] = size
+                    self._ended[index] = _is_end(last_line(path))
                     self.last_growth = now
-        if self.ended_at is None and all(_ended(path) for path in self._paths):
+        if self.ended_at is None and all(self._ended):
             self.ended_at = now
 
 
-def _ended(path: Path) -> bool:
-    line = last_line(path)
+def _is_end(line: Any) -> bool:
     return isinstance(line, dict) and line.get("type") == "end"
 
 
@@ -102,25 +106,36 @@ def supervise(
     adopt_orphans()
     child = subprocess.Popen(command, start_new_session=True, preexec_fn=end_with_parent)
 
+    kill_at: float | None = None
+
     def forward(number: int, frame: FrameType | None) -> None:
+        nonlocal kill_at
+        kill_at = kill_at or time.monotonic() + _SIGNAL_TO_KILL_S
         _say(f"got {signal.Signals(number).name}, handing it on to the ranks")
         for pid in descendants(os.getpid(), spare):
             send(pid, number)
 
     previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
-    watch = Watch(run, ranks, time.monotonic())
+    looked = time.monotonic()
+    watch = Watch(run, ranks, looked)
     try:
         while True:
-            try:
-                return _status(child.wait(timeout=_POLL_S))
-            except subprocess.TimeoutExpired:
-                pass
+            if child.poll() is not None:
+                return _status(child.returncode)
+            time.sleep(_POLL_S)
             now = time.monotonic()
+            if kill_at is not None and now >= kill_at:
+                _say(f"the processes live {_SIGNAL_TO_KILL_S:.0f} s after the signal: killing them")
+                kill_descendants(spare)
+                return _status(child.wait())
+            if now - looked < _LOOK_EVERY_S:
+                continue
+            looked = now
             watch.look(now)
             reason = verdict(watch, limits, now)
             if reason is not None:
                 _say(f"{reason}: ending them")
-                end_descendants(_TERM_TO_KILL_S, spare)
+                end_descendants(limits.kill_s, spare)
                 return _status(child.wait())
     finally:
         # Whatever way the launcher ended, no rank of it may keep a device or a port.
@@ -158,6 +173,7 @@ def main(arguments: list[str] | None = None) -> int:
     defaults = Limits()
     parser.add_argument("--exit-grace-s", type=float, default=defaults.exit_grace_s, help="default %(default)s; 0: off")
     parser.add_argument("--stall-s", type=float, default=defaults.stall_s, help="default %(default)s; 0: off")
+    parser.add_argument("--kill-s", type=float, default=defaults.kill_s, help="from TERM to KILL, default %(default)s")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND ...")
     options = parser.parse_args(arguments)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
@@ -166,7 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
     run, case = load_run()
     sampler = start_sampler(run)
     try:
-        limits = Limits(exit_grace_s=options.exit_grace_s, stall_s=options.stall_s)
+        limits = Limits(exit_grace_s=options.exit_grace_s, stall_s=options.stall_s, kill_s=options.kill_s)
         spare = frozenset() if sampler is None else frozenset({sampler.pid})
         return supervise(command, run, range(case.world_size), limits, spare)
     finally:
