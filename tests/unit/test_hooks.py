@@ -106,7 +106,7 @@ class Measured:
             sync_every=sync_every,
             synchronize=self._synchronize,
             ranges=ranges,
-            now=lambda: float(sys.modules["toy_trainer"].now),  # type: ignore[attr-defined]
+            now=lambda: float(sys.modules["toy_trainer"].now),
         )
 
     def _synchronize(self) -> None:

@@ -209,9 +209,9 @@ def test_a_machine_without_driver_has_no_nvml(monkeypatch: pytest.MonkeyPatch) -
         def nvmlInit(self) -> None:
             raise NvmlError("driver not loaded")
 
-    monkeypatch.setitem(sys.modules, "pynvml", NoDriver())  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "pynvml", NoDriver())
     assert nvml.open_nvml() is None
-    monkeypatch.setitem(sys.modules, "pynvml", None)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "pynvml", None)
     assert nvml.open_nvml() is None
 
 
@@ -264,7 +264,7 @@ def test_host_counters() -> None:
 
 
 def test_host_counters_without_psutil(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "psutil", None)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "psutil", None)
     host = HostSampler()
     assert host.sample()["cpu_pct"] is None and host.sample()["ram_used_bytes"] is None
     assert host.facts()["ram_total_bytes"] is None

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from paceline.bench import causes, sentinel
+from paceline.bench.errors import PacelineError
 from paceline.bench.record import ITERATION_COLUMNS, RANK_SCHEMA, Case, Result
 from paceline.bench.rundir import RunDir, StudyDir, read_json, write_json
 
@@ -149,7 +150,7 @@ def test_needs_a_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.delenv("PACELINE_RUN_DIR", raising=False)
         if folder:
             monkeypatch.setenv("PACELINE_RUN_DIR", folder)
-        with pytest.raises(sentinel.PacelineError, match="PACELINE_RUN_DIR"):
+        with pytest.raises(PacelineError, match="PACELINE_RUN_DIR"):
             sentinel.main([])
 
 
@@ -157,7 +158,7 @@ def test_refuses_an_edited_case(run: RunDir, monkeypatch: pytest.MonkeyPatch) ->
     other = dataclasses.replace(CASE, world_size=1)
     write_json(run.case_json, {**other.to_json(), "case_id": CASE.case_id})
     monkeypatch.setenv("PACELINE_RUN_DIR", str(run.path))
-    with pytest.raises(sentinel.PacelineError, match="does not match its content"):
+    with pytest.raises(PacelineError, match="does not match its content"):
         sentinel.main([])
 
 
