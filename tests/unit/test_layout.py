@@ -43,7 +43,11 @@ TRAINER_THIRD_PARTY = {"isaaclab", "isaaclab_rl", "isaaclab_tasks", "isaaclab_ne
 TRAINER_THIRD_PARTY |= {"hydra", "omegaconf", "rsl_rl", "rl_games", "numpy"}
 ANALYSIS_THIRD_PARTY = {"numpy", "pandas", "scipy", "numba", "pyarrow", "vl_convert", "jinja2", "rich", "yaml"}
 # bench.tasks is the plan's, but makes its table from an installed Isaac Lab when told to, with the jobs' Python.
-INSIDE_FUNCTIONS = {"paceline.bench.tasks": {"gymnasium", "isaaclab_tasks"}}
+# bench.assets asks Isaac Lab which asset server it is set to.
+INSIDE_FUNCTIONS = {
+    "paceline.bench.tasks": {"gymnasium", "isaaclab_tasks"},
+    "paceline.bench.assets": {"isaaclab"},
+}
 
 
 def modules() -> dict[str, Path]:
