@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from paceline.bench import container
 from paceline.bench.cluster import Cluster
-from paceline.bench.errors import ClusterError
+from paceline.bench.errors import ClusterError, LaunchError
 from paceline.bench.record import Case
 from paceline.bench.rundir import StudyDir
 from paceline.bench.shell import check_directive, check_environment, comment, quote
@@ -99,10 +99,13 @@ def render_job(
 
     Raises:
         ClusterError: A path cannot be bound into the profile's container, or several nodes are asked for without Slurm.
+        LaunchError: The study folder's path cannot be an import path.
     """
     if case.num_nodes > 1 and cluster.scheduler != "slurm":
         raise ClusterError(f"cluster {cluster.name!r}: {case.num_nodes} nodes need scheduler: slurm")
     folder = StudyDir(os.path.abspath(study.path))
+    if ":" in str(folder.path):
+        raise LaunchError(f"study folder {str(folder.path)!r}: has a colon, at which PYTHONPATH would be split")
     cache_dir = Path(cluster.cache_dir).expanduser() if cluster.cache_dir else None
     container.check_paths(cluster, (folder.path, asset_root, cache_dir))
     environment = tuple(sorted({**cluster.environment, **dict(case.environment)}.items()))

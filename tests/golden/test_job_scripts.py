@@ -1,0 +1,106 @@
+"""Job scripts as text: one expected file each, written again by `make golden` and read in the diff."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paceline.bench.cluster import Cluster, load_cluster, shipped
+from paceline.bench.record import Case
+from paceline.bench.render import render_job
+from paceline.bench.rundir import StudyDir
+
+HERE = Path(__file__).parent
+PYTHON = "/opt/isaaclab/bin/python"
+ODD = '/data/it\'s a "study"; $(rm -rf x) `id` \\ #1\n& more'
+
+PLAIN = Cluster(name="site", scheduler="slurm", gpus_per_node=8, partition="gpu", cpus_per_gpu=8, mem_per_gpu_gb=32)
+
+
+def case(world_size: int, **changes: Any) -> Case:
+    values: dict[str, Any] = {
+        "kind": "strong",
+        "task": "Isaac-Ant-Direct",
+        "trainer": "rsl_rl",
+        "world_size": world_size,
+        "num_envs": 16384,
+        "horizon": 32,
+        "num_minibatches": 4,
+        "num_epochs": 5,
+        "iterations": 60,
+        "warmup_iterations": 15,
+        "repeat": 0,
+        "seed": 42,
+        "device": "cuda",
+    }
+    return Case(**(values | changes))
+
+
+def cluster(**changes: Any) -> Cluster:
+    return Cluster.model_validate(PLAIN.model_dump(by_alias=True, exclude_none=True) | changes)
+
+
+CONTAINER = {"binds": ["/scratch", "/data:/mnt/data:ro"], "accept_eula": True}
+DOCKER = {"kind": "docker", "image": "nvcr.io/nvidia/isaac-lab:2.3.2", "options": ["--shm-size=8g"], **CONTAINER}
+APPTAINER = {"kind": "apptainer", "image": "/images/isaac lab.sif", "options": ["--writable-tmpfs"], **CONTAINER}
+PYXIS = {"kind": "pyxis", "image": "/images/isaaclab.sqsh", "options": ["--no-container-mount-home"], **CONTAINER}
+
+SCRIPTS: dict[str, tuple[Case, Cluster, str, str | None]] = {
+    "1-gpu": (case(1), PLAIN, "/results/study", "/assets"),
+    "8-gpus": (case(8), PLAIN, "/results/study", "/assets"),
+    "2-nodes-of-4": (case(8, num_nodes=2), cluster(gpu_request="gres", gpu_type="l40"), "/results/study", None),
+    "no-scheduler-cpu": (
+        case(2, device="cpu", num_envs=1024, threads_per_rank=2, environment=(("NCCL_DEBUG", "it's $HOME"),)),
+        Cluster(name="local", scheduler="local"),
+        "/home/me/outputs/study",
+        "/home/me/assets",
+    ),
+    "apptainer": (case(4), cluster(runtime=APPTAINER), "/results/my study", "/assets"),
+    "apptainer-2-nodes": (case(8, num_nodes=2), cluster(runtime=APPTAINER), "/results/study", "/assets"),
+    "docker": (case(4), Cluster.model_validate({"name": "d", "scheduler": "local", "runtime": DOCKER}), "/r", None),
+    "pyxis": (case(4), cluster(runtime=PYXIS), "/results/study", "/assets"),
+    "pyxis-2-nodes": (case(8, num_nodes=2), cluster(runtime=PYXIS), "/results/study", "/assets"),
+    "odd-paths": (case(1), cluster(cache_dir="/c $x; 'y'"), ODD, "/a'b"),
+    "every-directive": (
+        case(2, gpu_type="l40"),
+        load_cluster(shipped()["slurm_typed_gres"]).model_copy(
+            update={"nodelist": "node[1-4]", "reservation": "bench", "setup": ("ulimit -n 65536",)}
+        ),
+        "/scratch/study",
+        "/assets",
+    ),
+}
+
+
+def script(name: str) -> str:
+    job, site, folder, asset_root = SCRIPTS[name]
+    return render_job(job, site, StudyDir(folder), 1, PYTHON, asset_root)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_script_is_as_expected(name: str, golden: Callable[[Path, str], None]) -> None:
+    golden(HERE / "job_scripts" / f"{name}.sh", script(name))
+
+
+def test_no_expected_script_is_left_over() -> None:
+    assert {path.stem for path in (HERE / "job_scripts").glob("*")} == set(SCRIPTS)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_script_is_clean_under_shellcheck(name: str, tmp_path: Path, require: Callable[[str], None]) -> None:
+    require("shellcheck")
+    path = tmp_path / "job.sh"
+    path.write_text(script(name))
+    found = subprocess.run(["shellcheck", "-s", "bash", path], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_one_rank_goes_the_same_way_as_eight(name: str) -> None:
+    text = script(name)
+    assert text.count("-m torch.distributed.run") == 1
+    assert text.count("-m paceline.bench.supervise") == 1
+    assert text.count("-m paceline.bench.sentinel") == 1
