@@ -165,7 +165,9 @@ def assert_reported(folder: Path, output: str, world_sizes: tuple[int, ...] = (1
     assert all(float(row["total_fps"]) > 0 for row in rows)
     assert float(rows[0]["speedup"]) == pytest.approx(1)
     for row in rows:
-        assert float(row["efficiency"]) == pytest.approx(float(row["speedup"]) / int(row["world_size"]), rel=1e-3)
+        assert float(row["efficiency"]) == pytest.approx(
+            float(row["speedup"]) * world_sizes[0] / int(row["world_size"]), rel=1e-3
+        )
         assert int(row["num_envs"]) == int(SMALL["num_envs"])
 
 
