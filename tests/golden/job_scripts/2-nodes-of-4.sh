@@ -116,6 +116,9 @@ export XDG_CACHE_HOME="$CACHE_DIR/xdg"
 # ---- where it runs --------------------------------------------------------------------------------------------------
 
 here=(env) # no container: the command as it is
+# Compiled modules are kept with the caches: otherwise every rank compiles torch and Isaac Lab anew, for ten seconds.
+export PYTHONPYCACHEPREFIX="$CACHE_DIR/bytecode"
+unset PYTHONDONTWRITEBYTECODE
 # One task per node; torchrun makes the ranks. (srun no longer takes --cpus-per-task over from sbatch.)
 everywhere=(srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --kill-on-bad-exit=1 ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} "${here[@]}")
 

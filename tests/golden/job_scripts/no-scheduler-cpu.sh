@@ -106,6 +106,9 @@ export XDG_CACHE_HOME="$CACHE_DIR/xdg"
 # ---- where it runs --------------------------------------------------------------------------------------------------
 
 here=(env) # no container: the command as it is
+# Compiled modules are kept with the caches: otherwise every rank compiles torch and Isaac Lab anew, for ten seconds.
+export PYTHONPYCACHEPREFIX="$CACHE_DIR/bytecode"
+unset PYTHONDONTWRITEBYTECODE
 everywhere=("${here[@]}")
 
 # ---- preflight: fail in seconds, with a reason ----------------------------------------------------------------------
