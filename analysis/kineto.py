@@ -97,9 +97,9 @@ class _Builder:
                 name = self.names.setdefault(str(event["name"]), len(self.names))
                 self.calls.append((start, end, self._thread(event), int(arguments.get("correlation", -1)), name))
             elif category == "user_annotation":
-                name = str(event["name"])
-                own = name.startswith(_DOMAIN_PREFIX)
-                label = ("paceline", name[len(_DOMAIN_PREFIX) :]) if own else ("", name)
+                text = str(event["name"])
+                own = text.startswith(_DOMAIN_PREFIX)
+                label = ("paceline", text[len(_DOMAIN_PREFIX) :]) if own else ("", text)
                 code = self.labels.setdefault(label, len(self.labels))
                 self.ranges.append((start, end, self._thread(event), code))
         except (KeyError, TypeError, ValueError):
@@ -133,7 +133,8 @@ class _Builder:
             for pid, index in self.pids.items()
         ]
         columns = _columns(self.operations, 8)
-        operations = Operations(*columns[:6], columns[6].astype(np.int8), columns[7])
+        columns[6] = columns[6].astype(np.int8)
+        operations = Operations(*columns)
         if any(self.in_graph):
             operations.in_graph = np.array(self.in_graph)
         start, end, thread, label = _columns(self.ranges, 4)

@@ -55,7 +55,7 @@ def one_iteration(capture: Capture, projection: Projection) -> dict[str, Any] | 
 
 
 def _typical(capture: Capture, projection: Projection) -> tuple[int, int] | None:
-    """Return (range, its number) of the instance of median length among the later half of the outermost kind of range."""
+    """Return (range, its number) of the instance of median length in the later half of the outermost kind."""
     ranges = capture.ranges
     if not len(ranges):
         return None
@@ -66,9 +66,8 @@ def _typical(capture: Capture, projection: Projection) -> tuple[int, int] | None
         if style != PUSH_POP:
             continue
         rank = capture.processes[process].rank
-        candidates.append(
-            (capture.labels[label] != ("paceline", "iteration"), rank is None, rank or 0, -int(busy[index]), index)
-        )
+        foreign = capture.labels[label] != ("paceline", "iteration")
+        candidates.append((foreign, rank is None, rank or 0, -int(busy[index]), index))
     if not candidates:
         return None
     if not any(candidate[0] is False for candidate in candidates):
@@ -149,10 +148,8 @@ def _gpu_lanes(capture: Capture, projection: Projection, window: tuple[int, int]
         for name, members in pieces:
             members = members[np.argsort(operations.start[members], kind="stable")]
             labels = [_operation_label(capture, row) for row in members.tolist()]
-            categories = [
-                "nccl" if is_nccl[row] else _CATEGORIES.get(int(operations.kind[row]), "copy")
-                for row in members.tolist()
-            ]
+            kinds = [_CATEGORIES.get(kind, "copy") for kind in operations.kind[members].tolist()]
+            categories = ["nccl" if nccl else kind for nccl, kind in zip(is_nccl[members], kinds, strict=True)]
             items = _blocks(window, operations.start[members], operations.end[members], labels, categories)
             lanes.append({"name": name, "kind": "gpu", "items": items})
     return lanes
@@ -166,7 +163,7 @@ def _operation_label(capture: Capture, row: int) -> str:
 
 
 def _blocks(window: tuple[int, int], start: Any, end: Any, labels: list[str], categories: list[str]) -> list[list[Any]]:
-    """Return items [start_s, duration_s, label, category, count, filled_fraction], neighbours below the resolution merged."""
+    """Return items [start_s, duration_s, label, category, count, filled_fraction], small neighbours merged."""
     step = max((window[1] - window[0]) // _STEPS, 1)
     blocks: list[list[Any]] = []
     for low, high, label, category in zip(start.tolist(), end.tolist(), labels, categories, strict=True):

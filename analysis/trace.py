@@ -29,6 +29,7 @@ OUTSIDE = "(outside ranges)"
 _MAX_RANGES = 40
 _MAX_KERNELS = 60
 _MAX_GAPS = 20
+_SMALL_BYTES = 40 * 2**20
 
 
 @dataclass(slots=True)
@@ -90,6 +91,11 @@ def load(path: str | os.PathLike[str], fast: bool | None = None) -> Capture:
     return nsys.load(path, fast=fast is not False)
 
 
+def _worth_compiling(path: Path) -> bool:
+    """Return whether a capture is so large that loading numba pays."""
+    return path.is_file() and path.stat().st_size > _SMALL_BYTES
+
+
 def analyse(
     path: str | os.PathLike[str], ranges: Sequence[str] | None = None, fast: bool | None = None, picture: bool = True
 ) -> Trace:
@@ -100,12 +106,14 @@ def analyse(
         ranges: Names of ranges to show, as ``name`` or ``domain:name``; None shows Paceline's, or in a capture without
         them those
             with the most GPU time, 40 at most. Every name must exist.
-        fast: Use compiled code: True insists, False never, None if numba is installed.
+        fast: Use compiled code: True insists, False never, None if it is installed and the file is large.
         picture: Also collect what the picture of one iteration needs.
 
     Raises:
         TraceError: The capture cannot be read, or a range does not exist.
     """
+    if fast is None and not _worth_compiling(Path(path)):
+        fast = False
     capture = load(path, fast)
     projection = project(capture, engine(fast))
     return from_capture(capture, projection, str(path), ranges, picture)
@@ -275,7 +283,7 @@ def _process_rows(capture: Capture, projection: Projection, warnings: list[str])
                 "uncaused_operations": int(lost[mine].sum()),
             }
         )
-    uncaused = sum(row["uncaused_operations"] for row in rows)
+    uncaused = int(lost.sum())
     if uncaused:
         warnings.append(f"{uncaused:,} GPU operations have no CUDA call in the capture: counted as outside ranges")
     return rows
@@ -383,11 +391,11 @@ def compare(a: Trace, b: Trace) -> list[dict[str, Any]]:
     sides = []
     for trace in (a, b):
         slowest: dict[tuple[str, str, str], dict[str, Any]] = {}
-        for row in trace.ranges:
-            name = (row["domain"], row["name"], row["style"])
+        for one in trace.ranges:
+            name = (one["domain"], one["name"], one["style"])
             best = slowest.get(name)
-            if best is None or row["wall_s"] / row["instances"] > best["wall_s"] / best["instances"]:
-                slowest[name] = row
+            if best is None or one["wall_s"] / one["instances"] > best["wall_s"] / best["instances"]:
+                slowest[name] = one
         sides.append(slowest)
     rows = []
     for name in dict.fromkeys([*sides[0], *sides[1]]):

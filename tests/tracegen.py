@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 
 MACHINE = 1 << 48
-RUNTIME, KERNEL, MEMCPY, MEMSET, GRAPH = (
-    f"CUPTI_ACTIVITY_KIND_{name}" for name in ("RUNTIME", "KERNEL", "MEMCPY", "MEMSET", "GRAPH_TRACE")
-)
+_ACTIVITY = "CUPTI_ACTIVITY_KIND_"
+RUNTIME, KERNEL, MEMCPY = f"{_ACTIVITY}RUNTIME", f"{_ACTIVITY}KERNEL", f"{_ACTIVITY}MEMCPY"
+MEMSET, GRAPH = f"{_ACTIVITY}MEMSET", f"{_ACTIVITY}GRAPH_TRACE"
 _DDL = {
     "StringIds": "id INTEGER NOT NULL PRIMARY KEY, value TEXT NOT NULL",
-    "NVTX_EVENTS": "start INTEGER NOT NULL, end INTEGER, eventType INTEGER NOT NULL, rangeId INTEGER, category INTEGER, "
+    "NVTX_EVENTS": "start INTEGER NOT NULL, end INTEGER, eventType INTEGER NOT NULL, rangeId INTEGER, "
+    "category INTEGER, "
     "color INTEGER, text TEXT, globalTid INTEGER, endGlobalTid INTEGER, textId INTEGER, domainId INTEGER, "
     "uint64Value INTEGER, int64Value INTEGER, doubleValue REAL, uint32Value INTEGER, int32Value INTEGER, "
     "floatValue REAL, jsonTextId INTEGER, jsonText TEXT",

@@ -90,7 +90,7 @@ def agree(found: dict[Any, dict[str, Any]], expected: dict[Any, dict[str, Any]])
         assert {name: found[key][name] for name in values} == values, key
 
 
-@pytest.mark.parametrize("fast", [False])
+@pytest.mark.parametrize("fast", [False, True])
 @settings(max_examples=150, deadline=None)
 @given(
     rows=captures(), how=st.fixed_dictionaries({"registered": st.booleans(), "suffix": st.sampled_from(["", "_V3"])})
@@ -129,7 +129,7 @@ def nested(draw: st.DrawFn) -> Rows:
     return rows
 
 
-@pytest.mark.parametrize("fast", [False])
+@pytest.mark.parametrize("fast", [False, True])
 @settings(max_examples=100, deadline=None)
 @given(rows=nested())
 def test_captures_of_programs(rows: Rows, fast: bool) -> None:
