@@ -166,7 +166,10 @@ def test_any_folder_name_works_under_bash(name: str) -> None:
         assert seen["WARP_CACHE_PATH"] == f"{here.folder}/.cache/paceline/warp"
         assert seen["XDG_CACHE_HOME"] == f"{here.folder}/.cache/paceline/xdg"
         assert {seen[f"{library}_NUM_THREADS"] for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")} == {"1"}
-        assert (seen["PYTHONSAFEPATH"], seen["PYTHONDONTWRITEBYTECODE"], seen["PYTHONUNBUFFERED"]) == ("1", "1", "1")
+        assert (seen["PYTHONSAFEPATH"], seen["PYTHONUNBUFFERED"]) == ("1", "1")
+        # Compiled modules go to the cache, never beside the study's copy of the code.
+        assert seen["PYTHONPYCACHEPREFIX"] == f"{here.folder}/.cache/paceline/bytecode"
+        assert "PYTHONDONTWRITEBYTECODE" not in seen
         assert sorted(path.name for path in run.path.iterdir()) == ["job.sh", "result.json"]
 
 
