@@ -52,7 +52,7 @@ def take(study: StudyDir) -> Snapshot:
         target = study.code / "paceline" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-    commit, dirty = _git_state(parts["bench"].parent)
+    commit, dirty = _git_state(parts["bench"].resolve().parent)
     data = {
         "schema": SNAPSHOT_SCHEMA,
         "content_hash": digest,
