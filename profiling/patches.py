@@ -76,6 +76,7 @@ class ImportWatch(importlib.abc.MetaPathFinder):
 
     def __init__(self) -> None:
         self._actions: dict[str, list[Action]] = {}
+        self._asking: set[str] = set()
 
     def on_import(self, module: str, action: Action) -> None:
         """Call ``action(module)`` once: now if the module is imported already, else when it is."""
@@ -93,23 +94,29 @@ class ImportWatch(importlib.abc.MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return the spec of an awaited module as the other finders make it; None for any other module."""
-        if fullname not in self._actions:
+        if fullname not in self._actions or fullname in self._asking:
             return None
-        for finder in sys.meta_path:
-            if finder is self:
-                continue
-            spec = finder.find_spec(fullname, path, target)
-            if spec is not None:
-                if spec.loader is not None:
-                    self._follow(spec.loader, fullname)
-                return spec
-        return None
+        self._asking.add(fullname)  # another watch may ask all finders, this one included
+        try:
+            for finder in sys.meta_path:
+                spec = finder.find_spec(fullname, path, target) if finder is not self else None
+                if spec is not None:
+                    if spec.loader is not None:
+                        self._follow(spec.loader, fullname)
+                    return spec
+            return None
+        finally:
+            self._asking.discard(fullname)
 
     def _follow(self, loader: Any, fullname: str) -> None:
         original = loader.exec_module
+        followed = "exec_module" in vars(loader)  # by another watch
 
         def exec_module(module: ModuleType) -> None:
-            del loader.exec_module  # an attribute of this one instance: back to the method of its class
+            if followed:
+                loader.exec_module = original
+            else:
+                del loader.exec_module  # an attribute of this one instance: back to the method of its class
             original(module)
             for action in self._actions.pop(fullname, []):
                 action(module)

@@ -223,6 +223,16 @@ def test_importing_leaves_source_and_loader_alone(toy: str) -> None:
     assert "exec_module" not in vars(module.__loader__)
 
 
+def test_two_watches_do_not_disturb_each_other(toy: str) -> None:
+    seen: list[str] = []
+    with ImportWatch() as first, ImportWatch() as second:
+        first.on_import(toy, lambda module: seen.append("first"))
+        second.on_import(toy, lambda module: seen.append("second"))
+        module = importlib.import_module(toy)
+    assert sorted(seen) == ["first", "second"]
+    assert "exec_module" not in vars(module.__loader__)
+
+
 def test_a_method_that_is_missing_is_an_error_at_import(toy: str) -> None:
     patches = Patches()
     clock = IterationClock(warmup_iterations=0, sync_every=0)
