@@ -131,7 +131,7 @@ class _Loader:
             cuda += iter_matching(self.tables, name)
         nvtx = [*iter_matching(self.tables, "NVTX_EVENTS")]
         if not cuda and not nvtx:
-            if "StringIds" not in self.tables:
+            if "StringIds" not in self.tables and "META_DATA_EXPORT" not in self.tables:
                 raise TraceError(f"{self.source.path}: not an nsys export: it has no table StringIds")
             raise TraceError(
                 f"{self.source.path}: the export has neither CUDA nor NVTX rows; profile with --trace=cuda,nvtx"

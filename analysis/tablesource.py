@@ -98,7 +98,7 @@ class SqliteSource:
     def read(self, table: str, columns: Mapping[str, str]) -> dict[str, Column]:
         """Return columns of all rows of a table in row order."""
         names = list(columns)
-        query = f"SELECT {', '.join(map(quoted, names))} FROM {quoted(table)} ORDER BY rowid"
+        query = f"SELECT {', '.join(map(quoted, names))} FROM {quoted(table)}"
         collectors = [Collector(columns[name]) for name in names]
         with self._guard(), closing(self.connect()) as connection:
             cursor = connection.execute(query)

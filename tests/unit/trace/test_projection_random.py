@@ -91,7 +91,7 @@ def agree(found: dict[Any, dict[str, Any]], expected: dict[Any, dict[str, Any]])
 
 
 @pytest.mark.parametrize("fast", [False, True])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     rows=captures(), how=st.fixed_dictionaries({"registered": st.booleans(), "suffix": st.sampled_from(["", "_V3"])})
 )
@@ -130,7 +130,7 @@ def nested(draw: st.DrawFn) -> Rows:
 
 
 @pytest.mark.parametrize("fast", [False, True])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(rows=nested())
 def test_captures_of_programs(rows: Rows, fast: bool) -> None:
     agree(projected(rows, fast), reference.project(rows))
