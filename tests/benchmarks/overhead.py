@@ -69,7 +69,7 @@ def is_on(iteration: int) -> bool:
 
 
 def work(run: RunDir, case: Case, nvtx: bool, sampler: int) -> None:
-    """Train with the hooks switched between iterations; write [on, seconds, processor seconds] of each to times.json."""
+    """Train with hooks switched between iterations; write [on, seconds, processor seconds] of each to times.json."""
     from paceline.bench import hardware
     from paceline.bench.measurement import Measurement
     from paceline.bench.trainers.isaaclab import common_arguments, load_trainer, run_training
