@@ -42,6 +42,7 @@ CAUSES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("missing_package", r"\bModuleNotFoundError: |\bImportError: "),
         ("nccl", r"ncclUnhandledCudaError|ncclSystemError|ncclInternalError|NCCL error|NCCL timeout"),
         ("segfault", r"Segmentation fault|SIGSEGV|exitcode\s*:\s*-11\b"),
+        ("signal", r"SignalException: Process \d+ got signal"),
         ("killed", r"SIGKILL|exitcode\s*:\s*-9\b|^Killed$"),
     )
 )

@@ -1,0 +1,358 @@
+"""Real Isaac Lab training through supervisor, torchrun, worker and sentinel, on CPU: one rank, two gloo ranks, stock.
+
+Strong scaling must keep the learning problem, and measuring must not change it:
+
+    one rank, two seeds   what seeds do to the reward curve of 256 environments
+    two ranks             the same 256 environments as 2 x 128: same batch, same optimiser steps, same learning
+    stock                 Isaac Lab's own command line without any of ours: the same rewards, to the last digit
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paceline.bench import environment
+from paceline.bench.record import Case, Result, Trainer
+from paceline.bench.rundir import RunDir, StudyDir, read_json, write_json
+
+pytestmark = [pytest.mark.slow, pytest.mark.isaaclab, pytest.mark.timeout(1500)]
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAINERS: tuple[Trainer, ...] = ("rsl_rl", "rl_games")
+ITERATIONS = 70
+STOCK_ITERATIONS = 12
+CASE = Case(
+    kind="strong",
+    task="Isaac-Cartpole-Direct",
+    trainer="rsl_rl",
+    world_size=1,
+    num_envs=256,
+    horizon=16,
+    num_minibatches=4,
+    num_epochs=5,
+    iterations=ITERATIONS,
+    warmup_iterations=2,
+    repeat=0,
+    seed=42,
+    device="cpu",
+    sync_every=5,
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that has ended."""
+
+    run: RunDir
+    result: Result
+    headers: list[dict[str, Any]]
+    rows: list[list[dict[str, Any]]]
+    """Iterations of each rank, by column."""
+    ends: list[dict[str, Any]]
+
+    def column(self, name: str, rank: int = 0) -> list[Any]:
+        return [row[name] for row in self.rows[rank]]
+
+
+class Jobs:
+    """Starts runs as the job script does, each once."""
+
+    def __init__(self, python: Path, assets: Path | None, folder: Path) -> None:
+        self.python = python
+        self.study = StudyDir(folder / "a study's folder")
+        code = self.study.code / "paceline"
+        code.mkdir(parents=True)
+        for part in ("bench", "profiling"):
+            (code / part).symlink_to(ROOT / part)
+        self.environment = {
+            **os.environ,
+            "PYTHONSAFEPATH": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUNBUFFERED": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        if assets is not None:
+            self.environment["ISAACSIM_ASSET_ROOT"] = str(assets)
+        self._done: dict[str, Trained] = {}
+
+    def prepare(self, case: Case) -> RunDir:
+        run = self.study.run(case.case_id, 1)
+        run.path.mkdir(parents=True)
+        write_json(run.case_json, case.to_json())
+        return run
+
+    def start(self, run: RunDir, case: Case, *options: str) -> subprocess.Popen[bytes]:
+        python = str(self.python)
+        torchrun = [python, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={case.world_size}"]
+        with open(run.train_log, "wb") as log:
+            return subprocess.Popen(
+                [python, "-m", "paceline.bench.supervise", *options, "--", *torchrun, "-m", "paceline.bench.worker"],
+                env=self.of_run(run),
+                cwd=run.path,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def of_run(self, run: RunDir) -> dict[str, str]:
+        return {**self.environment, "PACELINE_RUN_DIR": str(run.path), "PYTHONPATH": str(self.study.code)}
+
+    def conclude(self, run: RunDir, exit_code: int) -> Result:
+        command = [str(self.python), "-m", "paceline.bench.sentinel", "--exit-code", str(exit_code)]
+        subprocess.run(command, env=self.of_run(run), check=False, timeout=60)
+        return Result.from_json(read_json(run.result_json))
+
+    def train(self, case: Case) -> Trained:
+        """Return a completed run of a case, from an earlier call if there was one."""
+        if case.case_id not in self._done:
+            run = self.prepare(case)
+            exit_code = self.start(run, case).wait(timeout=900)
+            result = self.conclude(run, exit_code)
+            assert result.status == "completed", f"{result.message}\n{run.train_log.read_text()[-4000:]}"
+            assert exit_code == 0
+            self._done[case.case_id] = load(run, result)
+        return self._done[case.case_id]
+
+    def stock(self, trainer: Trainer, folder: Path) -> str:
+        """Return what Isaac Lab's own command prints for the same training, with nothing of ours in the process."""
+        case = dataclasses.replace(CASE, trainer=trainer)
+        settings = {
+            "rsl_rl": [
+                "agent.device=cpu",
+                "agent.num_steps_per_env=16",
+                "agent.algorithm.num_mini_batches=4",
+                "agent.algorithm.num_learning_epochs=5",
+            ],
+            "rl_games": [
+                "agent.params.config.device=cpu",
+                "agent.params.config.device_name=cpu",
+                "agent.params.config.horizon_length=16",
+                "agent.params.config.minibatch_size=1024",
+                "agent.params.config.mini_epochs=5",
+                "agent.params.config.torch_compile=False",
+                "agent.params.torch_threads=1",
+            ],
+        }[trainer]
+        folder.mkdir()
+        command = [str(self.python.with_name("isaaclab")), "train", "--rl_library", trainer, "--task", case.task]
+        command += ["--num_envs", "256", "--max_iterations", str(STOCK_ITERATIONS), "--seed", "42", "--device", "cpu"]
+        command += ["--viz", "none", "physics=newton_mjwarp", *settings]
+        done = subprocess.run(
+            command, env=self.environment, cwd=folder, capture_output=True, text=True, check=False, timeout=900
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        return done.stdout
+
+
+def load(run: RunDir, result: Result) -> Trained:
+    headers, rows, ends = [], [], []
+    for path in run.rank_files():
+        header, *iterations, end = (json.loads(line) for line in path.read_text().splitlines())
+        headers.append(header)
+        rows.append([dict(zip(header["columns"], row, strict=True)) for row in iterations])
+        ends.append(end)
+    return Trained(run, result, headers, rows, ends)
+
+
+@pytest.fixture(scope="module")
+def jobs(jobs_environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Jobs:
+    assets = environment.ensure_assets(jobs_environment)
+    return Jobs(jobs_environment, assets, tmp_path_factory.mktemp("training"))
+
+
+Runs = dict[tuple[Trainer, int, int], Trained]
+
+
+@pytest.fixture(scope="module")
+def runs(jobs: Jobs) -> Runs:
+    """Runs by trainer, world size and seed. One-rank runs go two at a time; the first also fills the kernel cache."""
+    found: Runs = {}
+    for trainer in TRAINERS:
+        one, other = (dataclasses.replace(CASE, trainer=trainer, seed=seed) for seed in (42, 43))
+        if not found:
+            jobs.train(dataclasses.replace(one, kind="warmup", iterations=3, num_envs=64))
+        with ThreadPoolExecutor(2) as pool:
+            found[trainer, 1, 42], found[trainer, 1, 43] = pool.map(jobs.train, (one, other))
+        found[trainer, 2, 42] = jobs.train(dataclasses.replace(one, world_size=2))
+    return found
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_two_ranks_keep_the_problem(runs: Runs, trainer: Trainer) -> None:
+    one, two = runs[trainer, 1, 42], runs[trainer, 2, 42]
+    (whole,) = (header["problem"] for header in one.headers)
+    assert whole["global_batch"] == 256 * 16
+    for header in two.headers:
+        half = header["problem"]
+        assert half["global_batch"] == whole["global_batch"]
+        assert half["num_envs_per_rank"] == whole["num_envs_per_rank"] // 2
+        assert half["minibatch_size_per_rank"] == whole["minibatch_size_per_rank"] // 2
+        for same in ("horizon", "num_minibatches", "num_epochs", "optimizer_steps_per_iteration", "max_iterations"):
+            assert half[same] == whole[same]
+    steps = {
+        step for trained in (one, two) for rank in trained.rows for row in rank for step in [row["optimizer_steps"]]
+    }
+    assert steps == {20}  # counted, not planned
+    assert sum(row["frames"] for rank in two.rows for row in rank) == sum(one.column("frames"))
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_every_rank_has_its_own_seed(runs: Runs, trainer: Trainer) -> None:
+    headers = runs[trainer, 2, 42].headers
+    assert [header["seed"] for header in headers] == [42, 43]
+    assert len({header["trainer_seed"] for header in headers}) == 2
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_ranks_differ_in_nothing_else(runs: Runs, trainer: Trainer) -> None:
+    for trained in (runs[trainer, 1, 42], runs[trainer, 2, 42]):
+        for rank, header in enumerate(trained.headers):
+            assert header["rank"] == header["local_rank"] == rank
+            assert header["world_size"] == len(trained.headers)
+            assert header["threads"]["torch"] == header["threads"]["omp_num_threads"] == 1
+            assert header["device"]["kind"] == "cpu" and header["device"]["uuid"] is None
+            assert header["versions"]["isaaclab"] == "3.0.0"
+        assert [end["iterations"] for end in trained.ends] == [ITERATIONS] * len(trained.headers)
+        assert len({header["node"] for header in trained.headers}) == 1
+    assert {header["backend"] for header in runs[trainer, 2, 42].headers} == {"gloo"}
+
+
+def late(trained: Trained) -> float:
+    """Mean reward of the last fifth of a run: the curve is flat, and the trainer's moving average has caught up."""
+    return statistics.fmean(trained.column("reward")[-ITERATIONS // 5 :])
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_two_ranks_learn_as_one(runs: Runs, trainer: Trainer) -> None:
+    # Both trainers report a mean over the last 100 episodes of one rank. With half the environments on a rank it looks
+    # back twice as far, so curves are compared where they are flat, not where they rise.
+    one, other, two = runs[trainer, 1, 42], runs[trainer, 1, 43], runs[trainer, 2, 42]
+    gains = [late(trained) - min(trained.column("reward")[:15]) for trained in (one, other, two)]
+    assert min(gains) > 4, f"a run did not learn: {gains}"
+    seeds = [late(one), late(other)]
+    # Two seeds give a spread of one degree of freedom; what curves wobble within a run bounds it from below.
+    noise = max(abs(seeds[0] - seeds[1]), statistics.stdev(one.column("reward")[-ITERATIONS // 5 :]))
+    assert abs(late(two) - statistics.fmean(seeds)) <= 4 * noise + 0.1 * abs(statistics.fmean(seeds))
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_times_agree_with_the_trainers_own(runs: Runs, trainer: Trainer) -> None:
+    for trained in (runs[trainer, 1, 42], runs[trainer, 2, 42]):
+        for rank in range(len(trained.rows)):
+            ours = sum(trained.column("iteration_time_s", rank))
+            theirs = sum(trained.column("reported_iteration_time_s", rank))
+            assert abs(ours / theirs - 1) < 0.005
+            for row in trained.rows[rank]:
+                assert row["physics_time_s"] < row["env_step_time_s"] < row["collection_time_s"]
+                assert row["inference_time_s"] > 0 and row["communication_time_s"] < row["update_time_s"]
+                explained = row["physics_time_s"] + row["inference_time_s"] + row["update_time_s"]
+                assert explained < row["iteration_time_s"]
+    assert sum(runs[trainer, 2, 42].column("communication_time_s")) > 0
+    assert min(runs[trainer, 2, 42].column("collectives")) >= 20
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_modes_are_marked(runs: Runs, trainer: Trainer) -> None:
+    trained = runs[trainer, 1, 42]
+    assert trained.column("warmup")[:3] == [1, 1, 0]
+    assert [number for number, sync in enumerate(trained.column("sync")) if sync] == list(range(6, ITERATIONS, 5))
+    starts = trained.column("start_s")
+    assert starts == sorted(starts)
+
+
+def test_samples_lie_beside_the_records(runs: Runs) -> None:
+    run = runs["rsl_rl", 2, 42].run
+    (path,) = run.samples_files()
+    header, *samples = [json.loads(line) for line in path.read_text().splitlines()]
+    assert header["case_id"] == run.case_id
+    both = [sample for sample in samples if len(sample["ranks"]) == 2]
+    assert both, "the sampler never saw both ranks"
+    assert [entry["rank"] for entry in both[-1]["ranks"]] == [0, 1]
+    assert max(entry["cpu_pct"] for entry in both[-1]["ranks"]) > 5
+
+
+def test_nothing_is_written_elsewhere(runs: Runs, repository: Path) -> None:
+    run = runs["rl_games", 1, 42].run
+    names = {path.name.partition("-")[0] for path in run.path.iterdir()}
+    assert names == {"case.json", "rank", "result.json", "samples", "train.log", "trainer"}
+    assert list((run.path / "trainer").rglob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_measuring_changes_nothing(jobs: Jobs, runs: Runs, trainer: Trainer, tmp_path: Path) -> None:
+    printed = jobs.stock(trainer, tmp_path / "stock")
+    log = runs[trainer, 1, 42].run.train_log.read_text()
+    if trainer == "rsl_rl":
+        for name in ("Mean reward", "Mean episode length", "Mean value loss", "Mean surrogate loss"):
+            values = re.findall(rf"{name}: (\S+)", printed)
+            assert len(values) == STOCK_ITERATIONS
+            assert re.findall(rf"{name}: (\S+)", log)[:STOCK_ITERATIONS] == values
+    else:
+        # It prints no rewards; the name of its last checkpoint has the mean reward with all its digits.
+        (name,) = {
+            path.name.partition("_rew_")[2]
+            for path in (tmp_path / "stock").rglob(f"last_*_ep_{STOCK_ITERATIONS}_rew_*")
+        }
+        reward = float(re.findall(r"-?\d+\.\d+", name)[0])
+        ours = runs[trainer, 1, 42].column("reward")[STOCK_ITERATIONS - 1]
+        assert ours == pytest.approx(reward, abs=1e-6)
+
+
+def test_a_trainer_that_does_something_else_is_a_failure(jobs: Jobs) -> None:
+    case = dataclasses.replace(CASE, iterations=3, world_size=2, overrides=("agent.algorithm.num_learning_epochs=2",))
+    run = jobs.prepare(case)
+    exit_code = jobs.start(run, case).wait(timeout=600)
+    result = jobs.conclude(run, exit_code)
+    assert exit_code != 0
+    assert (result.status, result.cause, result.ranks_completed) == ("failed", "settings", ())
+    assert result.message is not None and "num_epochs is 2, the case says 5" in result.message
+    ends = [json.loads(path.read_text().splitlines()[-1]) for path in run.rank_files()]
+    assert ends and all(end["status"] == "failed" for end in ends)
+
+
+@pytest.mark.parametrize("how", ["a rank is killed", "the job is told to end"])
+def test_a_run_that_dies(jobs: Jobs, how: str) -> None:
+    case = dataclasses.replace(CASE, world_size=2, iterations=500, seed=7 if "rank" in how else 8)
+    run = jobs.prepare(case)
+    job = jobs.start(run, case)
+    wait_until(lambda: run.rank_jsonl(1).exists() and run.rank_jsonl(1).read_text().count("\n") >= 3, job)
+    header = json.loads(run.rank_jsonl(1).read_text().splitlines()[0])
+    if "rank" in how:
+        os.kill(header["pid"], signal.SIGKILL)
+    else:
+        job.send_signal(signal.SIGTERM)
+    exit_code = job.wait(timeout=120)
+    assert exit_code != 0
+    result = jobs.conclude(run, exit_code)
+    assert (result.status, result.ranks_completed) == ("failed", ())
+    assert result.message is not None and "\n" not in result.message
+    if "rank" in how:
+        assert result.cause == "killed"
+    # What was measured before is kept, line by line.
+    lines = run.rank_jsonl(1).read_text().splitlines()
+    assert sum(1 for line in lines if line.startswith("[") and line.endswith("]")) >= 2
+    time.sleep(0.5)
+    assert not Path("/proc", str(header["pid"])).exists()
+
+
+def wait_until(happened: Callable[[], bool], job: subprocess.Popen[bytes], timeout_s: float = 400) -> None:
+    tick = threading.Event()
+    deadline = time.monotonic() + timeout_s
+    while not happened():
+        assert job.poll() is None, "the job has ended"
+        assert time.monotonic() < deadline, "it never happened"
+        tick.wait(0.2)
