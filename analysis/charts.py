@@ -149,13 +149,14 @@ def _sizes_axis(rows: Sequence[Row], device: str) -> Spec:
     return {"field": "world_size", "type": "quantitative", "scale": {**scale, "nice": False}, "axis": axis}
 
 
-def split_bars(rows: Sequence[Row], device: str, *, cost: bool = False) -> Spec | None:
+def split_bars(rows: Sequence[Row], device: str, *, cost: bool = False, legend: bool = True) -> Spec | None:
     """Return stacked bars per world size: milliseconds of an iteration by part, or what a million frames cost.
 
     Args:
         rows: Scaling rows.
         device: ``cuda`` or ``cpu``.
         cost: Draw GPU-seconds (rank-seconds) per million frames, the measure in which the loss adds up.
+        legend: Draw the legend; a page with several of these charts has one for all.
     """
     points = [row for row in rows if known(row["total_fps"]) and all(known(row[f"{part}_s"]) for part in SPLIT)]
     if not points:
@@ -187,7 +188,7 @@ def split_bars(rows: Sequence[Row], device: str, *, cost: bool = False) -> Spec 
             "field": "part",
             "type": "nominal",
             "scale": {"domain": list(SPLIT), "range": [PART_COLOURS[part] for part in SPLIT]},
-            "legend": {"title": None, "symbolType": "square", "columns": 3},
+            "legend": {"title": None, "symbolType": "square", "columns": 3} if legend else None,
         },
         "order": {"field": "order", "type": "quantitative"},
         "tooltip": [

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import yaml
 from paceline.analysis.rankfile import RankFile, read_rank_files
 from paceline.analysis.samplefile import SAMPLE_COLUMNS, read_samples
@@ -20,6 +21,8 @@ from paceline.bench.rundir import RunDir, StudyDir, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Floats = npt.NDArray[Any]
 
 CURVE_KINDS = ("strong", "weak")
 
@@ -34,7 +37,7 @@ CASE_COLUMNS = (
 # Times need all their digits; what only labels or draws a row is kept small, for studies with millions of rows.
 _SMALL = {"iteration": np.int32, "sync": np.int8, "warmup": np.int8, "collectives": np.float32, "reward": np.float32}
 _NEVER_NULL = ("iteration", "sync", "warmup")
-_SAMPLES_BUDGET_BYTES = 48 * 1024 * 1024
+_SAMPLES_BUDGET_BYTES = 8 * 1024 * 1024
 _GROUP = 64  # runs whose rank files are read at once
 
 
@@ -162,47 +165,51 @@ def _load_iterations(loaded: Loaded, run_dirs: list[RunDir], rows: list[dict[str
     """Return the iterations of all runs; a run whose records do not bear out its result becomes ``unreadable``."""
     import pandas as pd
 
-    chunks: dict[str, list[Any]] = {"run": [], "rank": []}
-    seen: list[str] = list(ITERATION_COLUMNS)
-    lengths: list[int] = []
+    chunks: list[dict[str, Floats]] = []
     for first in range(0, len(run_dirs), _GROUP):
         group = range(first, min(first + _GROUP, len(run_dirs)))
         files = {number: run_dirs[number].rank_files() for number in group}
         records = iter(read_rank_files([path for number in group for path in files[number]]))
+        kept: list[tuple[int, RankFile]] = []
         for number in group:
             found = [next(records) for _ in files[number]]
             good = [record for record in found if isinstance(record, RankFile)]
             good.sort(key=lambda record: int(record.header["rank"]))
             problem = _problem(rows[number], found, good)
-            if problem:
-                if rows[number].get("status") == "completed":
-                    rows[number] |= {"status": "unreadable", "cause": "record", "message": problem}
-                else:
-                    loaded.warnings.append(problem)
+            if problem and rows[number].get("status") == "completed":
+                rows[number] |= {"status": "unreadable", "cause": "record", "message": problem}
+            elif problem:
+                loaded.warnings.append(problem)
             loaded.headers[number] = [record.header for record in good]
-            for record in good:
-                if not len(record.rows):
-                    continue
-                lengths.append(len(record.rows))
-                chunks["run"].append(np.full(len(record.rows), number, dtype=np.int32))
-                chunks["rank"].append(np.full(len(record.rows), record.header["rank"], dtype=np.int16))
-                seen += [name for name in record.columns if name not in seen]
-                position = {name: i for i, name in enumerate(record.columns)}
-                for name in seen:
-                    parts = chunks.setdefault(name, [None] * (len(lengths) - 1))
-                    dtype = _SMALL.get(name, np.float64)
-                    values = record.rows[:, position[name]] if name in position else None
-                    parts.append(None if values is None else values.astype(dtype))
+            kept += [(number, record) for record in good if len(record.rows)]
+        if kept:
+            chunks.append(_chunk(kept))
+    names = dict.fromkeys(("run", "rank", *ITERATION_COLUMNS, *(name for chunk in chunks for name in chunk)))
     columns = {}
-    for name in list(chunks):
-        parts = chunks.pop(name)
-        dtype = _SMALL.get(name, np.float64)
-        filled = [np.full(n, np.nan, dtype) if p is None else p for p, n in zip(parts, lengths, strict=True)]
-        columns[name] = np.concatenate(filled) if filled else np.empty(0, dtype)
-        del parts, filled
-    for name in ("run", "rank", *ITERATION_COLUMNS):
-        columns.setdefault(name, np.empty(0))
+    for name in names:
+        parts = [chunk.pop(name) if name in chunk else _unknown(name, len(chunk["rank"])) for chunk in reversed(chunks)]
+        columns[name] = np.concatenate(parts[::-1]) if parts else np.empty(0)
     return pd.DataFrame(columns, copy=False)
+
+
+def _chunk(kept: list[tuple[int, RankFile]]) -> dict[str, Floats]:
+    """Return the rows of several rank records as columns."""
+    lengths = [len(record.rows) for _, record in kept]
+    chunk = {"run": np.repeat(np.array([number for number, _ in kept], dtype=np.int32), lengths)}
+    chunk["rank"] = np.repeat(np.array([record.header["rank"] for _, record in kept], dtype=np.int16), lengths)
+    names = dict.fromkeys(name for _, record in kept for name in record.columns)
+    positions = [{name: i for i, name in enumerate(record.columns)} for _, record in kept]
+    for name in names:
+        parts = [
+            record.rows[:, position[name]] if name in position else _unknown(name, len(record.rows))
+            for (_, record), position in zip(kept, positions, strict=True)
+        ]
+        chunk[name] = np.concatenate(parts, dtype=_SMALL.get(name, np.float64), casting="unsafe")
+    return chunk
+
+
+def _unknown(name: str, length: int) -> Floats:
+    return np.full(length, np.nan, dtype=_SMALL.get(name, np.float64))
 
 
 def _problem(row: dict[str, Any], found: list[RankFile | RecordError], good: list[RankFile]) -> str | None:
@@ -263,9 +270,17 @@ def _load_samples(loaded: Loaded, run_dirs: list[RunDir]) -> pd.DataFrame:
     cells: list[tuple[Any, ...]] = list(zip(*rows, strict=True)) or [()] * len(SAMPLE_COLUMNS)
     for name, values in zip(SAMPLE_COLUMNS, cells, strict=True):
         text = name in ("source", "name", "throttle")
-        data[name] = np.array(values, dtype=object) if text else np.array(values, dtype=np.float64)
+        data[name] = pd.Series(values, dtype=object) if text else _numbers(values)
     data["unix_s"] = data["t_s"] + np.array(origins, dtype=np.float64)
     return pd.DataFrame(data, copy=False)
+
+
+def _numbers(values: tuple[Any, ...]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return a column as floats, NaN for null and for what is no number."""
+    try:
+        return np.array(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        return np.array([v if isinstance(v, int | float) else np.nan for v in values], dtype=np.float64)
 
 
 def _mark_counting(study: dict[str, Any], rows: list[dict[str, Any]]) -> None:

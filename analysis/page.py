@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from paceline.analysis import charts, chartseries, series, tables
 from paceline.analysis.bundle import javascript
-from paceline.analysis.units import known, ranks, show
+from paceline.analysis.units import interval, known, ranks, show
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -37,6 +37,7 @@ def html(analysis: Analysis, made: str) -> str:
             runs_left_out=max(len(analysis.runs) + len(analysis.missing) - MAX_RUN_ROWS, 0),
             provenance=analysis.provenance,
             charts={name: [part["id"] for part in group] for name, group in specs.items()},
+            parts=charts.PART_COLOURS,
             study_text=_yaml(analysis.loaded.study),
             cluster_text=_yaml(analysis.loaded.cluster),
             made=made,
@@ -77,9 +78,9 @@ def chart_specs(analysis: Analysis) -> dict[str, list[dict[str, Any]]]:
         kind = analysis.loaded.kind
         groups["speedup"] = [charts.speedup(rows, _single(analysis, "speedup"), kind, device)]
         groups["efficiency"] = [charts.efficiency(rows, _single(analysis, "efficiency"), device)]
-        groups["parts"] = [charts.split_bars(rows, device), charts.split_bars(rows, device, cost=True)]
+        groups["parts"] = [charts.split_bars(rows, device, cost=cost, legend=False) for cost in (False, True)]
     picked = series.chosen_runs(analysis.loaded.runs, analysis.summaries)
-    throughput, use, reward = [], [], []
+    throughput, use, reward, names = [], [], [], []
     for size, own in picked.items():
         name = ranks(size, device)
         lines = []
@@ -89,14 +90,15 @@ def chart_specs(analysis: Analysis) -> dict[str, list[dict[str, Any]]]:
             lines += series.throughput_rows(analysis.arrays[run], label)
         warmup = int(analysis.arrays[own[0]].warmup.sum())
         throughput.append(chartseries.throughput(lines, warmup, f"{name}, n\u2009=\u2009{len(own)}"))
-        reward += series.reward_rows([analysis.arrays[run] for run in own], name)
+        names.append(f"{name}, n\u2009=\u2009{len(own)}")
+        reward += series.reward_rows([analysis.arrays[run] for run in own], names[-1])
         typical = series.typical_run(own, analysis.summaries)
         gpu, cpu = series.device_rows(analysis.loaded, typical)
         title = f"{name}, repeat {analysis.loaded.runs.at[typical, 'repeat']}, n\u2009=\u20091"
         use += [chartseries.gpu_use(gpu, title)] if gpu else []
         use += [chartseries.cpu_use(cpu, title)] if cpu else []
     groups |= {"throughput": throughput, "use": use}
-    groups["reward"] = [chartseries.reward(reward, [ranks(size, device) for size in picked])] if reward else []
+    groups["reward"] = [chartseries.reward(reward, names)] if reward else []
     return {
         name: [{"id": f"{name}-{i}", "spec": spec} for i, spec in enumerate(spec for spec in group if spec)]
         for name, group in groups.items()
@@ -125,31 +127,27 @@ def _title(analysis: Analysis) -> str:
     )
 
 
-def _numbers(analysis: Analysis) -> list[dict[str, str]]:
-    """Return the three numbers at the top: speed-up, efficiency and throughput of the largest world size."""
+def _numbers(analysis: Analysis) -> list[dict[str, Any]]:
+    """Return the three numbers at the top: speed-up, efficiency and throughput of the size that the verdict is about."""
     measured = [row for row in analysis.rows if known(row["total_fps"])]
     if not measured:
         return []
-    first, last = measured[0], measured[-1]
-    source = {c.key: c for c in tables.scaling(analysis.rows, analysis.loaded.kind, analysis.device).columns}
-    where = ranks(last["world_size"], analysis.device)
+    first = measured[0]
+    last = next(row for row in measured if row["world_size"] == analysis.verdict.world_size)
+    where, against = ranks(last["world_size"], analysis.device), ranks(first["world_size"], analysis.device)
+    repeats = f"n\u2009=\u2009{last['repeats']}"
+    name = "speed-up" if analysis.loaded.kind == "strong" else "scaled speed-up"
     out = []
-    for key, label, unit in (
-        (
-            "speedup",
-            f"{source['speedup'].title.lower()}, {where} against {ranks(first['world_size'], analysis.device)}",
-            "\u00d7",
-        ),
-        ("efficiency", f"efficiency at {where}", "\u202f%"),
-        ("total_fps", f"frames per second on {where}", ""),
+    for key, form, unit, label in (
+        ("speedup", "ratio", "\u00d7", f"{name}, {where} against {against}"),
+        ("efficiency", "percent", "\u202f%", f"efficiency at {where}"),
+        ("total_fps", "large", "", f"frames per second on {where}"),
     ):
-        bounds = source[key].interval(last)
-        note = (
-            f"95\u202f% interval {bounds}, n\u2009=\u2009{last['repeats']}"
-            if bounds
-            else f"n\u2009=\u2009{last['repeats']}, no interval"
+        bounds = interval(last[f"{key}_low"], last[f"{key}_high"], form)
+        note = f"95\u202f% interval {bounds}, {repeats}" if bounds else f"{repeats}, no interval"
+        out.append(
+            {"key": key, "exact": last[key], "value": show(last[key], form) + unit, "label": label, "note": note}
         )
-        out.append({"key": key, "value": source[key].text(last) + unit, "label": label, "note": note})
     return out
 
 

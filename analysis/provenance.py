@@ -32,7 +32,8 @@ def provenance(loaded: Loaded) -> dict[str, Any]:
     ``threads``, ``nodes``, ``scripts`` (one job script per world size), ``differences`` (sentences).
     """
     counted = [int(run) for run in loaded.runs.index[loaded.runs["counts"].astype(bool)]]
-    headers = [header for run in counted for header in loaded.headers.get(run, [])]
+    every = [header for run in counted for header in loaded.headers.get(run, [])]
+    headers = _distinct(every)
     versions = _collect(headers, "versions")
     hardware = {
         "device": _values(headers, ("device", "name")),
@@ -42,7 +43,7 @@ def provenance(loaded: Loaded) -> dict[str, Any]:
         "logical cores": _values(headers, ("cpu", "logical_cores")),
         "cores allowed": _values(headers, ("cpu", "affinity_cores")),
         "backend": _values(headers, ("backend",)),
-        "nodes": sorted({str(header.get("hostname")) for header in headers}),
+        "nodes": sorted({str(header.get("hostname")) for header in every}),
     }
     return {
         "study_dir": loaded.path.name,
@@ -55,6 +56,17 @@ def provenance(loaded: Loaded) -> dict[str, Any]:
         "scripts": _scripts(loaded, counted),
         "differences": differences(headers),
     }
+
+
+def _distinct(headers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return one header for each distinct set of conditions: a large study has thousands of headers, and few conditions."""
+    found: dict[str, dict[str, Any]] = {}
+    for header in headers:
+        device = header.get("device")
+        own = dict(device, uuid=None) if isinstance(device, dict) else device
+        rest = [header.get(key) for key in ("versions", "cpu", "threads", "problem", "backend")]
+        found.setdefault(repr((own, rest)), header)
+    return list(found.values())
 
 
 def differences(headers: list[dict[str, Any]]) -> list[str]:

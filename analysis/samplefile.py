@@ -31,7 +31,9 @@ NO_THROTTLE = frozenset({"none", "gpu_idle", "applications_clocks_setting", "syn
 
 _NO_GPU = (None,) * len(GPU_KEYS)
 _NO_NODE = (None,) * len(NODE_KEYS)
-_NOTABLE = re.compile(rb'"throttle": ?\[ ?"|"foreign_processes": ?[1-9]')
+# Patterns that start with plain text are searched for quickly.
+_THROTTLED = re.compile(rb'"throttle": ?\[ ?"')
+_FOREIGN = re.compile(rb'"foreign_processes": ?[1-9]')
 
 
 @dataclass(slots=True)
@@ -59,7 +61,8 @@ def read_samples(path: Path, keep_every: int = 1) -> SamplesFile:
             second, and each with a throttled GPU or a foreign process, are always read.
     """
     try:
-        lines = path.read_bytes().splitlines()
+        data = path.read_bytes()
+        lines = data.splitlines()
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror})") from error
     if not lines:
@@ -69,12 +72,13 @@ def read_samples(path: Path, keep_every: int = 1) -> SamplesFile:
     except ValueError as error:
         raise RecordError(f"{path}: line 1 is not valid JSON") from error
     require_schema(header, SAMPLES_SCHEMA, str(path))
+    notable = bool(keep_every > 1 and (_FOREIGN.search(data) or _THROTTLED.search(data)))
     rows: list[tuple[Any, ...]] = []
     bad = 0
     node = str(header.get("node", path.stem.removeprefix("samples-")))
     for number, line in enumerate(lines[1:]):
         regular = number % keep_every == 0 or number == len(lines) - 2
-        if not regular and not _NOTABLE.search(line):
+        if not regular and not (notable and (_FOREIGN.search(line) or _THROTTLED.search(line))):
             continue
         try:
             _add(rows, json.loads(line), node)
@@ -87,19 +91,16 @@ def _add(rows: list[tuple[Any, ...]], sample: dict[str, Any], node: str) -> None
     if sample.get("type") == "end":
         return
     t_s = float(sample["t_s"])
-    cores = [value for value in sample.get("cpu_pct") or () if value is not None]
+    get = sample.get
+    cores = [value for value in get("cpu_pct") or () if value is not None]
     busy = sum(cores) / len(cores) if cores else None
-    rows.append(
-        ("node", node, t_s, busy, None, None, *_NO_GPU, *(_number(sample.get(key)) for key in NODE_KEYS), None),
-    )
-    for gpu in sample.get("gpus") or ():
-        reasons = " ".join(sorted(set(map(str, gpu.get("throttle") or ())) - NO_THROTTLE)) or None
-        values = (_number(gpu.get(key)) for key in GPU_KEYS)
-        rows.append(("gpu", str(gpu.get("uuid")), t_s, None, None, None, *values, *_NO_NODE, reasons))
-    for rank in sample.get("ranks") or ():
-        values = (_number(rank.get(key)) for key in RANK_KEYS)
-        rows.append(("rank", str(rank.get("rank")), t_s, *values, *_NO_GPU, *_NO_NODE, None))
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
+    rows.append(("node", node, t_s, busy, None, None, *_NO_GPU, *map(get, NODE_KEYS), None))
+    for gpu in get("gpus") or ():
+        reasons = gpu.get("throttle")
+        if reasons:
+            reasons = " ".join(sorted(set(map(str, reasons)) - NO_THROTTLE))
+        rows.append(
+            ("gpu", str(gpu.get("uuid")), t_s, None, None, None, *map(gpu.get, GPU_KEYS), *_NO_NODE, reasons or None)
+        )
+    for rank in get("ranks") or ():
+        rows.append(("rank", str(rank.get("rank")), t_s, *map(rank.get, RANK_KEYS), *_NO_GPU, *_NO_NODE, None))

@@ -69,7 +69,7 @@ def scaling_table(
         arrays = run_arrays(loaded)
     if summaries is None:
         summaries = summarise(loaded, arrays)
-    clean = summaries[[not flags for flags in summaries["flags"]]]
+    clean = summaries[summaries["flags"].map(len) == 0]
     sizes = loaded.runs["world_size"].reindex(clean.index)
     groups = {size: clean[sizes == size] for size in _sizes(loaded)}
     reference: dict[str, Any] | None = None
@@ -102,9 +102,8 @@ def _sizes(loaded: Loaded) -> list[int]:
 
 def own_runs(loaded: Loaded) -> pd.DataFrame:
     """Return the attempts at cases of this study, whatever became of them: no warm-up runs, no other study's cases."""
-    runs = loaded.runs[loaded.runs["kind"].isin(CURVE_KINDS)]
-    foreign = [not counts and why == "foreign" for counts, why in zip(runs["counts"], runs["left_out"], strict=True)]
-    return runs[[not is_foreign for is_foreign in foreign]]
+    runs = loaded.runs
+    return runs[runs["kind"].isin(CURVE_KINDS) & (runs["left_out"] != "foreign")]
 
 
 def _describe(loaded: Loaded, size: int, repeats: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from paceline.analysis.devices import GpuSamples
 from paceline.analysis.load import Loaded
 from paceline.analysis.stats import mser5
 
@@ -99,7 +100,7 @@ def summarise(loaded: Loaded, arrays: dict[int, RunArrays]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    devices = _gpu_samples(loaded)
+    devices = GpuSamples(loaded)
     rows = {}
     for run, block in arrays.items():
         if not bool(loaded.runs.at[run, "counts"]):
@@ -110,7 +111,7 @@ def summarise(loaded: Loaded, arrays: dict[int, RunArrays]) -> pd.DataFrame:
         row |= _split(block)
         row |= _warmup(block)
         row |= _learning(block)
-        row |= _devices(loaded, block, devices.get(run))
+        row |= devices.over(run, *window_unix_s(loaded, block))
         row["flags"] = _flags(loaded, run, row)
         rows[run] = row
     frame = pd.DataFrame.from_dict(rows, orient="index") if rows else pd.DataFrame(columns=[*RATES, "flags"])
@@ -166,7 +167,7 @@ def _split(block: RunArrays) -> dict[str, float]:
     slowest = total.max(axis=0)
     row = dict(zip(("physics_s", "inference_s", "update_s", "other_s"), phases.mean(axis=(1, 2)).tolist(), strict=True))
     row["imbalance_s"] = float((useful.max(axis=0) - useful.mean(axis=0)).mean())
-    row["communication_s"] = max(float((slowest - useful.max(axis=0)).mean()), 0.0)  # rounding, with one rank
+    row["communication_s"] = float((slowest - useful.max(axis=0)).mean()) if len(total) > 1 else 0.0
     row["sync_iteration_s"] = float(slowest.mean())
     row["useful_s_per_frame"] = float(useful.sum() / block.frames[synced].sum())
     per_rank = useful.mean(axis=1)
@@ -189,12 +190,12 @@ def _warmup(block: RunArrays) -> dict[str, Any]:
     shift = float(time_s.mean() / time_s[state.cut :].mean()) - 1.0
     note = None
     if abs(shift) >= MATERIAL_SHIFT and not state.reached:
-        note = f"no steady state: iteration time still drifts in the second half ({shift:+.1%} on the mean)"
+        note = f"no steady state: iteration time still drifts in the second half ({shift * 100:+.1f} % on the mean)"
     elif abs(shift) >= MATERIAL_SHIFT:
         first = int(block.iteration[kept][state.cut])
         note = (
             f"warm-up of {int(block.warmup.sum())} iterations looks too short: steady from iteration {first} on "
-            f"(MSER-5), which moves the mean iteration time by {shift:+.1%}"
+            f"(MSER-5), which moves the mean iteration time by {shift * 100:+.1f} %"
         )
     return {"warmup_note": note, "warmup_cut": state.cut}
 
@@ -206,45 +207,12 @@ def _learning(block: RunArrays) -> dict[str, float]:
     return {"final_reward": float(known.mean()) if known.size else math.nan}
 
 
-def _gpu_samples(loaded: Loaded) -> dict[int, pd.DataFrame]:
-    table = loaded.samples[loaded.samples["source"] == "gpu"]
-    return {int(run): group for run, group in table.groupby("run", sort=False)} if len(table) else {}  # type: ignore[call-overload]
-
-
 def window_unix_s(loaded: Loaded, block: RunArrays) -> tuple[float, float]:
     """Return when the measured window (all iterations after warm-up) of a run began and ended, Unix time."""
     origin = float(loaded.headers[block.run][0].get("clock_origin_unix_s") or 0.0)
-    kept = ~block.warmup
-    start = block.values["start_s"][0][kept]
-    return origin + float(start[0]), origin + float(start[-1]) + float(block.time_s[kept][-1])
-
-
-def _devices(loaded: Loaded, block: RunArrays, samples: pd.DataFrame | None) -> dict[str, Any]:
-    """Return power and GPU use over the measured window, summed or averaged over the job's GPUs."""
-    if samples is None:
-        return {}
-    begin, end = window_unix_s(loaded, block)
-    inside = samples[(samples["unix_s"] >= begin) & (samples["unix_s"] <= end)]
-    if not len(inside):
-        return {}
-    power_w = 0.0
-    for _, gpu in inside.groupby("name", sort=False):
-        energy = gpu[["unix_s", "energy_j"]].dropna()
-        if len(energy) >= 2 and energy["unix_s"].iloc[-1] > energy["unix_s"].iloc[0]:
-            span = energy["unix_s"].iloc[-1] - energy["unix_s"].iloc[0]
-            power_w += float((energy["energy_j"].iloc[-1] - energy["energy_j"].iloc[0]) / span)
-        else:
-            power_w += float(gpu["power_w"].mean())
-    limited = inside["throttle"].notna()
-    reasons = sorted({reason for text in inside.loc[limited, "throttle"] for reason in str(text).split()})
-    return {
-        "power_w": power_w,
-        "gpu_util_pct": float(inside["util_pct"].mean()),
-        "sm_clock_mhz": float(inside["sm_clock_mhz"].mean()),
-        "throttled_share": float(limited.mean()),
-        "throttle_reasons": " ".join(reasons),
-        "foreign_share": float((inside["foreign_processes"].fillna(0) > 0).mean()),
-    }
+    kept = np.flatnonzero(~block.warmup)
+    start = block.values["start_s"][0]
+    return origin + float(start[kept[0]]), origin + float(start[kept[-1]] + block.time_s[kept[-1]])
 
 
 def _flags(loaded: Loaded, run: int, row: dict[str, Any]) -> list[str]:
@@ -252,9 +220,9 @@ def _flags(loaded: Loaded, run: int, row: dict[str, Any]) -> list[str]:
     flags = []
     if row.get("throttled_share", 0.0) > THROTTLE_SHARE:
         share = row["throttled_share"]
-        flags.append(f"GPU clocks limited in {share:.0%} of the samples ({row['throttle_reasons']})")
+        flags.append(f"GPU clocks limited in {share * 100:.0f} % of the samples ({row['throttle_reasons']})")
     if row.get("foreign_share", 0.0) > 0.0:
-        flags.append(f"another process used the GPU in {row['foreign_share']:.0%} of the samples")
+        flags.append(f"another process used the GPU in {row['foreign_share'] * 100:.0f} % of the samples")
     invalid = loaded.extras.get(run, {}).get("invalid_physics")
     if invalid:
         flags.append(

@@ -19,8 +19,20 @@ def significant(value: float, digits: int = 3) -> str:
     """Return a number with so many significant digits, never in scientific notation, with thousands separators."""
     if value == 0:
         return "0"
-    decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
+    decimals = min(max(digits - 1 - math.floor(math.log10(abs(value))), 0), 9)
     return f"{value:,.{decimals}f}"
+
+
+def _signed(value: float) -> str:
+    text = f"{abs(value):.1f}"
+    return text if float(text) == 0 else ("+" if value > 0 else "\u2212") + text
+
+
+def _large(value: float) -> str:
+    for limit, scale, letter in ((1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if abs(value) >= limit:
+            return f"{significant(value / scale)}\u202f{letter}"
+    return significant(value)
 
 
 FORMATS: dict[str, Callable[[float], str]] = {
@@ -30,7 +42,8 @@ FORMATS: dict[str, Callable[[float], str]] = {
     "ratio": lambda v: f"{v:.2f}",
     "percent": lambda v: f"{v * 100:.1f}",  # from a fraction
     "pct": lambda v: f"{v:.1f}",  # from a percentage
-    "points": lambda v: f"{v * 100:+.1f}",  # of efficiency, from a fraction
+    "points": lambda v: _signed(v * 100),  # of efficiency, from a fraction
+    "large": _large,  # 3.67 M
     "ms": lambda v: significant(v * 1e3),  # from seconds
     "s": lambda v: significant(v),
     "number": lambda v: significant(v),

@@ -22,6 +22,8 @@ class Verdict:
     """``better``, ``worse``, ``inconclusive`` or ``none`` (nothing to compare)."""
     headline: str
     details: tuple[str, ...]
+    world_size: int | None = None
+    """The size that the headline is about, None if there is no number."""
 
 
 def verdict(kind: str, device: str, rows: Sequence[Row], runs: int) -> Verdict:
@@ -41,11 +43,16 @@ def verdict(kind: str, device: str, rows: Sequence[Row], runs: int) -> Verdict:
     if last is first:
         where = ranks(last["world_size"], device)
         text = f"Only {where} measured, {show(last['total_fps'], 'fps')} frames/s: nothing to compare with."
-        return Verdict("none", text, details)
+        return Verdict("none", text, details, last["world_size"])
+    judged = [row for row in measured[1:] if known(row["speedup_low"])]
+    single = [row for row in measured[1:] if not known(row["speedup_low"])]
+    last = judged[-1] if judged else last
     tone, headline = _headline(kind, device, first, last)
-    return Verdict(
-        tone, headline, (*_reach(device, measured), *_loss(last, device), *_learning(kind, measured, device), *details)
-    )
+    if judged and single:
+        sizes = ", ".join(ranks(row["world_size"], device) for row in single)
+        details = (f"No interval at {sizes} (n=1): not judged.", *details)
+    found = (*_reach(device, measured), *_loss(last, device), *_learning(kind, measured, device))
+    return Verdict(tone, headline, (*found, *details), last["world_size"])
 
 
 def _headline(kind: str, device: str, first: Row, last: Row) -> tuple[str, str]:
@@ -75,8 +82,8 @@ def _headline(kind: str, device: str, first: Row, last: Row) -> tuple[str, str]:
 
 def _reach(device: str, measured: Sequence[Row]) -> tuple[str, ...]:
     """Return up to which size efficiency is good, judged by the lower end of the interval."""
-    beyond = measured[1:]
-    if not all(known(row["efficiency_low"]) for row in beyond):
+    beyond = [row for row in measured[1:] if known(row["efficiency_low"])]
+    if not beyond:
         return ()
     limit = f"{GOOD_EFFICIENCY:.0%}".replace("%", "\u202f%")
     good = [row for row in beyond if row["efficiency_low"] >= GOOD_EFFICIENCY]
@@ -85,7 +92,7 @@ def _reach(device: str, measured: Sequence[Row]) -> tuple[str, ...]:
     if good:
         out.append(f"Efficiency is at least {limit} up to {ranks(good[-1]['world_size'], device)}.")
     elif not unclear:
-        out.append(f"Efficiency is below {limit} at every size measured.")
+        out.append(f"Efficiency is below {limit} at every size judged.")
     if unclear:
         sizes = ", ".join(ranks(row["world_size"], device) for row in unclear)
         out.append(f"Inconclusive at {sizes}: the efficiency interval includes {limit}.")
