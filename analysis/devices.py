@@ -20,7 +20,7 @@ class GpuSamples:
         self._columns = {name: table[name].to_numpy()[gpus] for name in names}
         runs = table["run"].to_numpy()[gpus]
         starts = np.flatnonzero(np.diff(runs, prepend=-1))
-        stops = np.append(starts[1:], len(runs))
+        stops = np.append(starts[1:], len(runs)) if len(runs) else starts  # a study on CPU has none
         self._slices = {int(runs[a]): slice(a, b) for a, b in zip(starts.tolist(), stops.tolist(), strict=True)}
 
     def over(self, run: int, begin_unix_s: float, end_unix_s: float) -> dict[str, Any]:
