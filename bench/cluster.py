@@ -113,7 +113,7 @@ class Cluster(FileModel):
     exclusive: bool = False
     """Ask for whole nodes, so that nobody else's job disturbs the measurement."""
     nodelist: Directive | None = None
-    """Run on these nodes only, such as node[1-4]."""
+    """Run on exactly these nodes, such as node3: Slurm gives a job all nodes named here, so name as many as it has."""
     exclude: Directive | None = None
     """Never run on these nodes."""
     reservation: Directive | None = None

@@ -11,7 +11,7 @@
 #SBATCH --mem=480G
 #SBATCH --gres=gpu:l40:2
 #SBATCH --constraint=icelake&ib
-#SBATCH --nodelist=node[1-4]
+#SBATCH --nodelist=node3
 #SBATCH --exclude=node[17-18]
 #SBATCH --mail-user=me@example.org
 #SBATCH --mail-type=FAIL
