@@ -26,8 +26,8 @@ class Cause(NamedTuple):
 CAUSES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (cause, re.compile(pattern))
     for cause, pattern in (
-        ("oom_device", r"OutOfMemoryError|CUDA out of memory|CUDA error(?: \d+)?: out of memory|CUBLAS_STATUS_ALLOC_FAILED"),
-        ("oom_device", r"Warp.{0,80}[Ff]ailed to allocate"),
+        ("oom_device", r"OutOfMemoryError|CUDA out of memory|CUDA error(?: \d+)?: out of memory"),
+        ("oom_device", r"CUBLAS_STATUS_ALLOC_FAILED|Warp.{0,80}[Ff]ailed to allocate"),
         ("oom_host", r"oom[-_]kill|Out [Oo]f [Mm]emory|OOM Killed|Cannot allocate memory|\bMemoryError\b"),
         ("time_limit", r"DUE TO TIME LIMIT"),
         ("preempted", r"DUE TO PREEMPTION"),

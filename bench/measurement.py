@@ -19,10 +19,12 @@ from paceline.bench.rankfile import RankFile, one_line
 from paceline.bench.record import Case
 from paceline.bench.rundir import RunDir
 from paceline.bench.trainers.isaaclab import Problem, Trainer, rank_of_environment
+from paceline.profiling.brackets import wrappers
 from paceline.profiling.clock import IterationClock, IterationTimes
-from paceline.profiling.hooks import ISAACLAB_HOOKS, Attachment, wrappers
+from paceline.profiling.hooks import ISAACLAB_HOOKS, Attachment
 from paceline.profiling.patches import ImportWatch, Patches
 from paceline.profiling.ranges import nvtx_ranges
+from paceline.profiling.window import ProfileWindow
 
 
 class Measurement:
@@ -38,13 +40,16 @@ class Measurement:
         self.patches = Patches()
         self._cleanup = contextlib.ExitStack()
         self.ranges = nvtx_ranges()
+        on_gpu = case.device == "cuda"
         self.clock = IterationClock(
             warmup_iterations=case.warmup_iterations,
             sync_every=case.sync_every,
-            synchronize=_synchronize if case.device == "cuda" else lambda: None,
+            synchronize=_synchronize if on_gpu else lambda: None,
             ranges=self.ranges,
         )
-        self.clock.on_start = profile_window(os.environ.get("PACELINE_PROFILE_WINDOW"))
+        self.window = ProfileWindow.from_text(os.environ.get("PACELINE_PROFILE_WINDOW")) if on_gpu else None
+        if self.window is not None:
+            self.clock.on_start = self.window.before
 
     @contextlib.contextmanager
     def attached(self) -> Iterator[None]:
@@ -102,6 +107,9 @@ class Measurement:
         except BaseException as error:
             self.fail(error)
             raise
+        finally:
+            if self.window is not None:
+                self.window.close()
         if self.file.iterations == self.case.iterations:
             self.file.end("completed", self._elapsed())
         else:
@@ -246,25 +254,3 @@ def _synchronize() -> None:
     import torch
 
     torch.cuda.synchronize()
-
-
-def profile_window(text: str | None) -> Callable[[int], None] | None:
-    """Return what starts and stops the CUDA profiler, from ``"first:last"``: iterations first to last, last excluded.
-
-    nsys with ``--capture-range=cudaProfilerApi`` records that window only. LaunchError if the text is something else.
-    """
-    if not text:
-        return None
-    first, separator, last = text.partition(":")
-    if not separator or not first.isdigit() or not last.isdigit() or int(first) >= int(last):
-        raise LaunchError(f"PACELINE_PROFILE_WINDOW is {text!r}; it must be first:last, iterations counted from 0")
-    start, stop = int(first), int(last)
-
-    def on_start(iteration: int) -> None:
-        if iteration in (start, stop):
-            import torch
-
-            torch.cuda.synchronize()
-            (torch.cuda.profiler.start if iteration == start else torch.cuda.profiler.stop)()
-
-    return on_start

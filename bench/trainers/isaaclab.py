@@ -1,17 +1,21 @@
 """What both trainers share: Isaac Lab's training entry, its arguments, and its refusal of several CPU ranks.
 
-Isaac Lab 3.0 is imported here only after the hooks are in place, by `run_training`.
+Isaac Lab is imported only after the hooks are in place, by `run_training`.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import runpy
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+from paceline.bench.errors import LaunchError
 from paceline.bench.record import Case
 from paceline.profiling.hooks import Hook
 from paceline.profiling.patches import ImportWatch, Patches
@@ -74,13 +78,16 @@ def common_arguments(case: Case) -> list[str]:
     """Return the arguments of Isaac Lab's training entry that do not depend on the trainer.
 
     ``--distributed`` is given for one rank as well, as ``isaaclab train_multigpu --num_gpus 1`` does, so that one rank
-    and many differ in nothing but their number. Isaac Lab adds the rank to ``--seed`` itself.
+    and many differ in nothing but their number. Isaac Lab 3.0 adds the global rank to ``--seed`` itself; 2.3 adds the
+    local rank, so there the ranks of the nodes before are added here.
     """
-    arguments = [
-        *("--rl_library", case.trainer, "--task", case.task),
-        *("--num_envs", str(case.num_envs_per_rank), "--max_iterations", str(case.iterations)),
-        *("--seed", str(case.seed), "--distributed", "--run_timestamp", "run", "--viz", "none"),
-    ]
+    sizes = ["--num_envs", str(case.num_envs_per_rank), "--max_iterations", str(case.iterations)]
+    if case.engine_version.startswith("2."):
+        rank, local_rank, _ = rank_of_environment()
+        seed = case.seed + rank - local_rank
+        return ["--task", case.task, *sizes, "--seed", str(seed), "--distributed", "--headless"]
+    arguments = ["--rl_library", case.trainer, "--task", case.task, *sizes, "--seed", str(case.seed), "--distributed"]
+    arguments += ["--run_timestamp", "run", "--viz", "none"]
     return [*arguments, f"physics={case.physics}"] if case.physics else arguments
 
 
@@ -91,14 +98,33 @@ def env_of(trainer_env: Any) -> Any:
 
 def run_training(case: Case, arguments: list[str]) -> int:
     """Run Isaac Lab's own training entry in this process and return its exit status."""
+    if case.engine_version.startswith("2."):
+        return _run_script(case, arguments)
     import warp
 
     # Warp reads this when a module with kernels is imported; Isaac Lab's own entry points set it first, too.
     warp.config.enable_backward = False
-    run_train_cli: Callable[[list[str]], int] = importlib.import_module(
-        "isaaclab_rl.entrypoints.dispatch"
-    ).run_train_cli
-    return run_train_cli(arguments)
+    dispatch = importlib.import_module("isaaclab_rl.entrypoints.dispatch")
+    return int(dispatch.run_train_cli(arguments))
+
+
+def _run_script(case: Case, arguments: list[str]) -> int:
+    """Run the training script of Isaac Lab 2.3, which starts the simulator. Written from its sources, never run."""
+    script = Path(
+        os.environ.get("ISAACLAB_PATH", "."), "scripts", "reinforcement_learning", case.trainer, "train.py"
+    ).absolute()
+    if not script.is_file():
+        raise LaunchError(f"{script} does not exist: ISAACLAB_PATH must name the folder of Isaac Lab 2.3")
+    before = sys.argv, list(sys.path)
+    sys.argv = [str(script), *arguments]
+    sys.path.insert(0, str(script.parent))  # it imports its neighbour cli_args
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        sys.argv, sys.path[:] = before
+    return 0
 
 
 def use_gloo(watch: ImportWatch, patches: Patches) -> None:

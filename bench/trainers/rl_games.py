@@ -55,8 +55,10 @@ def arguments(case: Case) -> list[str]:
         f"agent.params.config.minibatch_size={case.minibatch_size_per_rank}",
         f"agent.params.config.mini_epochs={case.num_epochs}",
         f"agent.params.config.score_to_win={_NEVER!r}",
-        f"agent.params.torch_threads={case.threads_per_rank}",
     ]
+    if case.engine_version.startswith("2."):  # its rl_games knows neither of the following
+        return settings
+    settings.append(f"agent.params.torch_threads={case.threads_per_rank}")
     return [*settings, "agent.params.config.torch_compile=False"] if case.device == "cpu" else settings
 
 

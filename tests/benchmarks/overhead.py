@@ -73,7 +73,8 @@ def work(run: RunDir, case: Case, nvtx: bool, sampler: int) -> None:
     from paceline.bench import hardware
     from paceline.bench.measurement import Measurement
     from paceline.bench.trainers.isaaclab import common_arguments, load_trainer, run_training
-    from paceline.profiling.hooks import Attachment, report
+    from paceline.profiling.brackets import report
+    from paceline.profiling.hooks import Attachment
     from paceline.profiling.patches import ImportWatch, Patches
 
     hardware.limit_threads(case.threads_per_rank)
@@ -114,7 +115,7 @@ def work(run: RunDir, case: Case, nvtx: bool, sampler: int) -> None:
 
 def calls_cost_s(measurement: Any) -> float:
     """Return what the hooks of one iteration should cost: what a timed call of nothing costs, times their number."""
-    from paceline.profiling.hooks import timed
+    from paceline.profiling.brackets import timed
 
     case, clock = measurement.case, measurement.clock
     clock.sync = False

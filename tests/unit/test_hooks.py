@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 from paceline.bench.errors import LaunchError
 from paceline.bench.trainers import rl_games, rsl_rl
+from paceline.profiling.brackets import collective, wrappers
 from paceline.profiling.clock import IterationClock, IterationTimes
-from paceline.profiling.hooks import ISAACLAB_HOOKS, Attachment, Hook, collective, wrappers
+from paceline.profiling.hooks import ISAACLAB_HOOKS, Attachment, Hook
 from paceline.profiling.patches import ImportWatch, Patches
 from paceline.profiling.phases import split_iteration
+from paceline.profiling.window import ProfileWindow
 
 # A trainer in the manner of rsl_rl. Its "work" moves a clock that only it moves, so every time is known exactly.
 TOY = """
@@ -327,3 +329,35 @@ def test_tables_cover_every_role(trainer: Any, version: str) -> None:
     assert {"physics", "env_step", "inference", "update_start", "iteration_end", "training"} <= roles
     assert roles & {"report_before", "report_after"}
     assert ("optimizer_step" in roles) == trainer.COUNTS_OPTIMIZER_STEPS
+
+
+def test_profile_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(
+        ProfileWindow,
+        "_profiler",
+        lambda self: SimpleNamespace(start=lambda: calls.append("start"), stop=lambda: calls.append("stop")),
+    )
+    window = ProfileWindow.from_text("2:4")
+    assert window is not None
+    for iteration in range(6):
+        window.before(iteration)
+        calls.append(str(iteration))
+    window.close()
+    assert calls == ["0", "1", "start", "2", "3", "stop", "4", "5"]
+
+    # A window that reaches the end of the run is closed after it.
+    calls.clear()
+    window = ProfileWindow(1, 99)
+    window.before(0)
+    window.before(1)
+    window.close()
+    window.close()
+    assert calls == ["start", "stop"]
+    assert ProfileWindow.from_text(None) is None and ProfileWindow.from_text("") is None
+
+
+@pytest.mark.parametrize("text", ["5", "5:", ":5", "5:5", "6:5", "-1:5", "a:b", "1:2:3"])
+def test_profile_window_that_is_none(text: str) -> None:
+    with pytest.raises(LaunchError, match="must be first:last"):
+        ProfileWindow.from_text(text)
