@@ -1,4 +1,4 @@
-"""The shipped capture: Paceline's projection against what nsys itself prints (docs/trace.md explains every difference)."""
+"""The shipped capture: Paceline's projection against what nsys itself prints (differences: docs/trace.md)."""
 
 from __future__ import annotations
 

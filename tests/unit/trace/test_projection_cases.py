@@ -152,7 +152,7 @@ def test_ranges_of_two_domains_that_cross(tmp_path: Path, fast: bool) -> None:
 
 @BOTH
 def test_graph_level_rows_are_gpu_work(tmp_path: Path, fast: bool) -> None:
-    """One row per graph launch and no kernels: 100 ns of work, one launch, never idle; a row without stamps is dropped."""
+    """One row per graph launch and no kernels: 100 ns of work, one launch; a row without stamps is dropped."""
     calls = [Call(5, 6, 1, name="cudaGraphLaunch_v10000"), Call(7, 8, 2, name="cudaGraphLaunch_v10000")]
     work = [Operation(10, 110, 1, kind="graph"), Operation(0, 0, 2, kind="graph")]
     found = values(tmp_path, Rows([Range(1, 120, "physics")], calls, work), fast)
@@ -218,7 +218,7 @@ def test_unclosed_range_ends_with_the_capture(tmp_path: Path, fast: bool) -> Non
 
 @BOTH
 def test_clock_going_backwards_and_empty_ranges(tmp_path: Path, fast: bool) -> None:
-    """A range that ends before it starts is empty, as is one without length; neither contains anything, nothing crashes."""
+    """A range that ends before it starts is empty, as is one without length; neither contains anything."""
     ranges = [Range(20, 10, "back"), Range(15, 15, "empty"), Range(0, 40, "a")]
     rows = Rows(ranges, [Call(15, 16, 1), Call(20, 18, 2)], [Operation(30, 35, 1), Operation(36, 33, 2)])
     found = values(tmp_path, rows, fast)
