@@ -15,6 +15,8 @@ from paceline.analysis.table import RATES, Floats, Table, count
 
 THROTTLE_LIMIT_PCT = 5.0
 """Share of samples with a throttle reason above which a run is flagged."""
+WARMUP_LIMIT = 0.01
+"""Relative change of the mean iteration time by which a transient counts."""
 _NO = re.compile(r"\s*(?:no|false|0|invalid|n)\s*", re.IGNORECASE)
 _YES = re.compile(r"\s*(?:yes|true|1|y|nsys.*|ncu.*|kineto.*|torch.*)\s*", re.IGNORECASE)
 _DROPPED = re.compile(
@@ -90,18 +92,18 @@ def warm_up(table: Table) -> Iterator[Finding]:
         return
     cut, total, left_out = table.number("steady_cut"), table.number("iterations"), table.number("warmup_iterations")
     inside = [int(i) for i in np.flatnonzero(np.nan_to_num(cut, nan=-1) > np.nan_to_num(left_out))]
-    for i in inside:
-        reached = cut[i] <= total[i] / 2
+    if inside:
+        worst = max(inside, key=lambda i: float(cut[i] / total[i]))
+        reached = bool(cut[worst] <= total[worst] / 2)
+        what = "warm-up inside the window" if reached else "steady state not reached"
+        several = f" (the worst of {len(inside)} runs)" if len(inside) > 1 else ""
         yield Finding(
             id="F-WARMUP",
             severity="warn",
-            rows=(table.rows[i],),
+            rows=table.labels(inside),
             message=(
-                f"warm-up inside the window: MSER-5 cuts {count(cut[i])} of {count(total[i])} iterations, the run "
-                "marked "
-                f"{count(np.nan_to_num(left_out[i]))}"
-                if reached
-                else f"steady state not reached: MSER-5 cuts {count(cut[i])} of {count(total[i])} iterations"
+                f"{what}: MSER-5 cuts {count(cut[worst])} of {count(total[worst])} iterations, the run marked "
+                f"{count(np.nan_to_num(left_out[worst]))}{several}"
             ),
             advice="Mark more warm-up iterations, or run longer, and compare at equal policy age.",
         )
@@ -143,6 +145,8 @@ def _series_warm_up(table: Table) -> Iterator[Finding]:
             continue
         values = values[np.isfinite(values)]
         state = mser5(values)
+        if state is not None and not matters(values, state.cut):
+            continue
         if state is None:
             message = f"{len(values)} iterations are too few to tell a steady state (30 are needed)"
         elif not state.reached:
@@ -158,6 +162,14 @@ def _series_warm_up(table: Table) -> Iterator[Finding]:
             message=message,
             advice="Take rates from the iterations after the cut, as total frames over total time.",
         )
+
+
+def matters(times_s: Floats, cut: int) -> bool:
+    """Return whether leaving out the first ``cut`` iterations changes the mean time by more than WARMUP_LIMIT.
+
+    MSER-5 also cuts slow waves of ordinary noise, which change nothing.
+    """
+    return cut > 0 and bool(abs(times_s.mean() / times_s[cut:].mean() - 1.0) > WARMUP_LIMIT)
 
 
 def _iteration_times(table: Table, rows: list[int]) -> Floats | None:

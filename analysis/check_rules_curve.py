@@ -15,6 +15,10 @@ from paceline.analysis.table import RATE_WORDS, Table, count
 
 RISE_LIMIT = 0.05
 """Efficiency above 1 by more than this cannot be noise of rounding or of one quiet machine."""
+SHOWN_LIMIT = 0.03
+"""Efficiency above 1 by less is not worth a word even where an interval excludes 1."""
+BEND_LIMIT = 0.03
+"""Residual (rms of log) above which a curve without a peak no longer describes the points."""
 _WITHOUT_COMMUNICATION = ("fps_step", "fps_step_inference", "collection_fps")
 
 
@@ -71,7 +75,9 @@ def superlinear(table: Table) -> Iterator[Finding]:
             for i in range(1, len(e)):
                 change = series.change(0, i)
                 growth = series.world_sizes[i] / series.world_sizes[0]
-                beyond = e[i] - 1.0 > RISE_LIMIT if change is None else change[1] / growth > 1.0 and e[i] > 1.01
+                beyond = (
+                    e[i] - 1.0 > RISE_LIMIT if change is None else change[1] / growth > 1.0 and e[i] - 1.0 > SHOWN_LIMIT
+                )
                 if beyond:
                     above.append(i)
             if above:
@@ -134,8 +140,11 @@ def identifiable(table: Table) -> Iterator[Finding]:
         if series is None or len(series.world_sizes) < 4:
             continue
         law = fit("usl_free_lambda", series.world_sizes, series.values)
-        if law.identifiable or law.parameters.get("kappa", 0.0) == 0.0:
+        if law.identifiable or law.parameters["kappa"] == 0.0:
             continue
+        straight = fit("amdahl", series.world_sizes, series.values).rms_log_residual
+        if straight < BEND_LIMIT or straight < 2 * law.rms_log_residual:
+            continue  # a law without a peak describes the points as well
         yield Finding(
             id="F-IDENT",
             severity="warn",

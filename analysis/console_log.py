@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-
 from paceline.analysis.plain_csv import declared_mode
 from paceline.analysis.table import Mode, Table
 

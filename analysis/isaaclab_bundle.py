@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from paceline.analysis.plain_csv import declared_mode, read_text
 from paceline.analysis.table import Mode, Table
 from paceline.bench.errors import RecordError

@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 
 import numpy as np
-
 from paceline.analysis.console_log import COLOURS, log_table
 from paceline.analysis.table import Mode, Table
 

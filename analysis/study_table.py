@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
+from paceline.analysis.check_rules_conditions import matters
 from paceline.analysis.load import Loaded, load_study
-from paceline.analysis.summary import run_arrays, summarise
+from paceline.analysis.stats import mser5
+from paceline.analysis.summary import RunArrays, run_arrays, summarise
 from paceline.analysis.table import Floats, Mode, Table
 
 _FROM_CASE = (
@@ -137,16 +138,14 @@ def _foreign_processes(loaded: Loaded, number: int) -> float:
     return float(samples.loc[samples["run"] == number, "foreign_processes"].max())
 
 
-def _steady_from(row: dict[str, Any], block: Any) -> float | None:
+def _steady_from(row: dict[str, Any], block: RunArrays | None) -> float | None:
     """Return the iteration from which MSER-5 sees a steady state, counted from the run's first; None if too short."""
-    from paceline.analysis.stats import mser5
-
     if block is None:
         return None
     kept = ~block.warmup & ~block.sync
     state = mser5(block.time_s[kept])
     if state is None:
         return None
-    if state.cut == 0:
+    if not matters(block.time_s[kept], state.cut):
         return float(row["warmup_iterations"])
     return float(block.iteration[kept][state.cut])

@@ -13,7 +13,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-
 from paceline.analysis.console_log import log_table
 from paceline.analysis.table import Mode, Table
 from paceline.analysis.tfevents import Scalars, read_scalars

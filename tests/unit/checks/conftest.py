@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
+import sys
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
+from types import ModuleType
 
 import pytest
-
 from paceline.analysis.checks import check_table
 from paceline.analysis.finding import Finding
 from paceline.analysis.plain_csv import parse_csv
@@ -46,3 +48,16 @@ def golden() -> Callable[[str], list[dict[str, str]]]:
             return list(csv.DictReader(stream))
 
     return rows
+
+
+@pytest.fixture(scope="session")
+def synthetic() -> ModuleType:
+    """Return tests/synthetic.py: study folders with known truth."""
+    name = "tests.synthetic"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[2] / "synthetic.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]

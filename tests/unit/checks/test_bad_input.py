@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from paceline.analysis.plain_csv import MAX_BYTES, parse_csv
 from paceline.bench.cli import main
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from paceline.analysis.attribution import NOT_APPLICABLE, pop_tree
 from paceline.analysis.checks import check_table
 from paceline.analysis.ingest import read_any

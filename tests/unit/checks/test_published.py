@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-
 from paceline.analysis import laws
 from paceline.analysis.attribution import costs_from_rates, loss_attribution
 from paceline.analysis.checks import check_path, has_errors

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from paceline.analysis.checks import RULES, as_text, check_table
 from paceline.analysis.plain_csv import parse_csv
 
