@@ -11,8 +11,6 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,14 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paceline.bench.errors import LaunchError
+from paceline.bench.toolchain import check_machine, find_python, find_uv
 
 Say = Callable[[str], None]
 
 _ROOT = Path(__file__).resolve().parents[1]
 _NAME = "isaaclab-3.0"
 _STAMP = ".paceline-complete"
-_NEEDED_BYTES = 9_000_000_000
-_NEEDED_GLIBC = (2, 35)
 _TELL_EVERY_S = 5.0
 _PROBE_S = 5.0
 
@@ -138,79 +135,6 @@ def ensure_assets(python: Path, say: Say | None = None) -> Path | None:
     (root / ".complete").touch()
     say(f"NVIDIA's asset server cannot be reached: robots and ground are newton's, in {root}")
     return root
-
-
-def find_uv(root: Path) -> Path:
-    """Return uv: on PATH, in the tool's environment, or where `make setup` puts it; LaunchError if there is none."""
-    on_path = shutil.which("uv")
-    for candidate in (on_path, root / ".venv" / "bin" / "uv", root / ".uv" / "bin" / "uv"):
-        if candidate and _runs([str(candidate), "--version"]):
-            return Path(candidate)
-    raise LaunchError(f"uv is needed to make the jobs' environment and was not found: run `make setup` in {root}")
-
-
-def find_python(uv: Path, candidates: list[str] | None = None) -> str:
-    """Return a Python 3.12 that runs: PACELINE_PYTHON, else one of the usual places, else one that uv finds or gets.
-
-    Raises:
-        LaunchError: PACELINE_PYTHON is no Python 3.12, or there is none and uv cannot get one.
-    """
-    told = os.environ.get("PACELINE_PYTHON")
-    if told:
-        if not _is_python_312(told):
-            raise LaunchError(f"PACELINE_PYTHON={told} is not a Python 3.12 that runs; Isaac Lab 3.0 needs 3.12")
-        return told
-    if candidates is None:
-        pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
-        candidates = [sys.executable, "python3.12", *(str(path) for path in sorted(pyenv.glob("3.12*/bin/python")))]
-    for candidate in candidates:
-        found = shutil.which(candidate)
-        if found and _is_python_312(found):
-            return found
-    for arguments in (["python", "find", "3.12"], ["python", "install", "3.12"], ["python", "find", "3.12"]):
-        try:
-            done = subprocess.run([uv, *arguments], capture_output=True, text=True, timeout=300, check=False)
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-        found = done.stdout.strip()
-        if arguments[1] == "find" and done.returncode == 0 and _is_python_312(found):
-            return found
-    raise LaunchError(
-        "no Python 3.12 was found and none could be downloaded; Isaac Lab 3.0 needs one: "
-        "install python3.12, or name one with PACELINE_PYTHON=/path/to/python3.12"
-    )
-
-
-def _is_python_312(python: str) -> bool:
-    # A shim on PATH may exist and still not run: what counts is that it answers. venv needs the sys.base_prefix of it.
-    return _runs([python, "-c", "import sys, venv; sys.exit(sys.version_info[:2] != (3, 12))"])
-
-
-def _runs(command: list[str]) -> bool:
-    try:
-        return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-
-
-def check_machine(folder: Path) -> None:
-    """Raise LaunchError if Isaac Lab 3.0 cannot be installed here: kind of machine, C library, room on the disk."""
-    if sys.platform != "linux" or platform.machine() != "x86_64":
-        raise LaunchError(
-            f"the jobs' environment is for Linux on x86_64, this is {platform.system()} on {platform.machine()}"
-        )
-    name, version = platform.libc_ver()
-    parts = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if name == "glibc" and len(parts) == 2 and parts < _NEEDED_GLIBC:
-        raise LaunchError(
-            f"Isaac Lab 3.0 needs glibc {'.'.join(map(str, _NEEDED_GLIBC))} (Ubuntu 22.04 or newer), this machine has "
-            f"{version}: use the container image, with `runtime:` in the cluster profile"
-        )
-    free = shutil.disk_usage(folder).free
-    if free < _NEEDED_BYTES:
-        raise LaunchError(
-            f"the jobs' environment needs {_NEEDED_BYTES / 1e9:.0f} GB in {folder}, {free / 1e9:.1f} GB are free"
-        )
 
 
 def _make(made: JobEnvironment, say: Say) -> None:

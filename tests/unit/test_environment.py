@@ -13,7 +13,7 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from paceline.bench import environment
+from paceline.bench import environment, toolchain
 from paceline.bench.environment import JobEnvironment
 from paceline.bench.errors import LaunchError
 
@@ -127,9 +127,10 @@ def test_one_process_at_a_time(checkout: Path) -> None:
     assert made.ready()
 
 
-def test_no_lock_no_uv(checkout: Path) -> None:
+def test_no_lock_no_uv(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (checkout / ".uv" / "bin" / "uv").unlink()
-    with pytest.raises(LaunchError, match=r"uv is needed .* run `make setup`"):
+    monkeypatch.setattr(sys, "executable", "/bin/false")  # no pip either
+    with pytest.raises(LaunchError, match=r"uv is needed .* install uv"):
         environment.ensure(lambda text: None, checkout)
     (checkout / "containers" / "locks" / "isaaclab-3.0.txt").unlink()
     with pytest.raises(LaunchError, match=r"isaaclab-3.0.txt is missing"):
@@ -157,16 +158,16 @@ class TestPython:
     def test_the_first_that_runs(self, tmp_path: Path, python312: Path) -> None:
         shim = program(tmp_path / "shim" / "python3.12", "echo 'python3.12: command not found' >&2; exit 127")
         missing = str(tmp_path / "missing")
-        found = environment.find_python(Path("no-uv"), [missing, str(shim), str(python312)])
+        found = toolchain.find_python(Path("no-uv"), [missing, str(shim), str(python312)])
         assert found == str(python312)
 
     def test_versions_are_asked_for(self, tmp_path: Path) -> None:
         expected = sys.version_info[:2] == (3, 12)
         if expected:
-            assert environment.find_python(Path("no-uv"), [sys.executable]) == sys.executable
+            assert toolchain.find_python(Path("no-uv"), [sys.executable]) == sys.executable
         else:
             with pytest.raises(LaunchError, match=r"no Python 3\.12 was found"):
-                environment.find_python(Path("no-uv"), [sys.executable])
+                toolchain.find_python(Path("no-uv"), [sys.executable])
 
     def test_one_that_uv_finds_or_gets(self, tmp_path: Path, python312: Path) -> None:
         uv = program(
@@ -178,15 +179,15 @@ class TestPython:
             esac
             """,
         )
-        assert environment.find_python(uv, []) == str(python312)
+        assert toolchain.find_python(uv, []) == str(python312)
         assert (tmp_path / "installed").exists()
 
     def test_named(self, tmp_path: Path, python312: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PACELINE_PYTHON", str(python312))
-        assert environment.find_python(Path("no-uv"), []) == str(python312)
+        assert toolchain.find_python(Path("no-uv"), []) == str(python312)
         monkeypatch.setenv("PACELINE_PYTHON", "/bin/false")
         with pytest.raises(LaunchError, match=r"PACELINE_PYTHON=/bin/false is not a Python 3\.12"):
-            environment.find_python(Path("no-uv"), [str(python312)])
+            toolchain.find_python(Path("no-uv"), [str(python312)])
 
 
 class TestMachine:
@@ -200,17 +201,17 @@ class TestMachine:
         usage = namedtuple("usage", "total used free")
         monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(0, 0, 8_900_000_000))
         with pytest.raises(LaunchError, match=r"needs 9 GB in .*, 8\.9 GB are free"):
-            environment.check_machine(tmp_path)
+            toolchain.check_machine(tmp_path)
 
     def test_library(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.28"))
         with pytest.raises(LaunchError, match=r"needs glibc 2\.35 .* has 2\.28"):
-            environment.check_machine(tmp_path)
+            toolchain.check_machine(tmp_path)
 
     def test_processor(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(platform, "machine", lambda: "aarch64")
         with pytest.raises(LaunchError, match="for Linux on x86_64"):
-            environment.check_machine(tmp_path)
+            toolchain.check_machine(tmp_path)
 
 
 def test_lock_files() -> None:
