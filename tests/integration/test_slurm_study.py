@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.isaaclab]
+pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.isaaclab, pytest.mark.timeout(1500)]
 
 # The smallest study that still has every part: two world sizes, warm-up iterations, undisturbed and synchronised ones.
 SMALL = {
@@ -65,7 +66,7 @@ class Site:
             arguments += ["--set", f"{key}={value}"]
         return arguments
 
-    def paceline(self, *arguments: str | Path, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
+    def paceline(self, *arguments: str | Path, timeout_s: float = 900) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [self.command, *arguments],
             cwd=self.home,
@@ -144,6 +145,18 @@ def active(site: Site) -> list[str]:
     """Return the ids of jobs that are queued or running."""
     unfinished = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING"}
     return [job for job, state in site.cluster.jobs().items() if state in unfinished]
+
+
+def kill_at_once(site: Site, job: str) -> None:
+    """Kill every process of a job, its script too, as a node does that runs out of memory."""
+    marks = {f"SLURM_JOB_ID={job}", f"SLURM_CONF={site.cluster.environment['SLURM_CONF']}"}
+    killed = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # gone in the meantime
+            if marks <= set((process / "environ").read_text(errors="replace").split("\0")):
+                os.kill(int(process.name), signal.SIGKILL)
+                killed += 1
+    assert killed >= 4, "a job script, torchrun and two ranks"
 
 
 def runs(folder: Path) -> list[Path]:
@@ -242,10 +255,10 @@ def test_retry_after_a_killed_job(slurm_with_accounting: Any, site_on: Callable[
                     return run
         return None
 
-    victim = wait_for(training_with_two_ranks, 400, "the run with two ranks")
+    victim = wait_for(training_with_two_ranks, 600, "the run with two ranks")
     job = json.loads((victim / "launch.json").read_text())["job_id"]
-    site.cluster.run("scancel", "--signal=KILL", "--full", job)
-    output, _ = process.communicate(timeout=400)
+    kill_at_once(site, job)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 1, output
     states = {row["case_id"]: row for row in site.status(folder)}
     broken = states.pop(victim.parent.name)
@@ -262,7 +275,7 @@ def test_retry_after_a_killed_job(slurm_with_accounting: Any, site_on: Callable[
     assert names == {f"{case}/attempt-1" for case in (*states, victim.parent.name)} | {retried}
     assert_complete_records(folder / "runs" / retried)
     accounting = site.cluster.run("sacct", "-X", "--noheader", "--format=JobID,State", "-j", job)
-    assert "FAILED" in accounting or "CANCELLED" in accounting
+    assert "FAILED" in accounting
 
 
 def test_cancel(site: Site) -> None:
