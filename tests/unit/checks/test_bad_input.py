@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from paceline.analysis.plain_csv import MAX_BYTES, parse_csv
@@ -37,7 +39,7 @@ GOOD = "gpus,num_envs,total_fps,repeats,warmup\n1,64,1001,3,5\n2,64,1903,3,5\n"
         (b"{broken", "not valid JSON"),
     ],
 )
-def test_unreadable(tmp_path, capsys, content, says):
+def test_unreadable(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, says: str) -> None:
     path = tmp_path / "table.csv"
     path.write_bytes(content)
     assert main(["check", str(path)]) == 2
@@ -46,13 +48,13 @@ def test_unreadable(tmp_path, capsys, content, says):
     assert says in err and str(path) in err
 
 
-def test_missing_file_folder_and_permission(tmp_path, capsys):
+def test_missing_file_folder_and_permission(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(tmp_path / "none.csv")]) == 2
     assert main(["check", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 2
 
 
-def test_huge_file(tmp_path, capsys):
+def test_huge_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "huge.csv"
     with open(path, "wb") as stream:
         stream.truncate(MAX_BYTES + 1)  # sparse: takes no space, and must not be read
@@ -60,7 +62,7 @@ def test_huge_file(tmp_path, capsys):
     assert "too large for a table of results" in capsys.readouterr().err
 
 
-def test_exit_codes_and_json(tmp_path, capsys):
+def test_exit_codes_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "strong.csv"
     path.write_text(GOOD)
     assert main(["check", str(path), "--format", "json"]) == 0
@@ -99,17 +101,17 @@ def test_exit_codes_and_json(tmp_path, capsys):
         ),
     ],
 )
-def test_headers_as_people_write_them(header, row, expected):
+def test_headers_as_people_write_them(header: str, row: str, expected: Any) -> None:
     table = parse_csv(f"{header}\n{row}\n", "t.csv")
     names = ("world_size", "fps_step", "fps_step_inference", "total_fps", "iteration_time_s")
     assert [table.number(name)[0] for name in names] == pytest.approx(expected)
 
 
-def test_gpu_is_a_count_or_a_model():
+def test_gpu_is_a_count_or_a_model() -> None:
     assert parse_csv("gpu,fps\n1,5\n2,9\n", "t.csv").world_sizes().tolist() == [1, 2]
     assert parse_csv("gpu,fps\nL40,5\nH100,9\n", "t.csv").text("gpu") == ("L40", "H100")
 
 
-def test_byte_order_mark_comments_and_crlf():
+def test_byte_order_mark_comments_and_crlf() -> None:
     table = parse_csv("# from my notebook\r\ngpus,fps\r\n1,5\r\n\r\n2,9\r\n", "t.csv")
     assert table.number("total_fps").tolist() == [5, 9]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,40 +19,42 @@ from paceline.bench.errors import RecordError
 HEAD = "world_size,num_envs,repeat,total_fps,{}\n"
 
 
-def table(rates, extra="task", value="Isaac-Ant", name="strong.csv"):
+def table(rates: Any, extra: Any = "task", value: Any = "Isaac-Ant", name: str = "strong.csv") -> Any:
     rows = "".join(f"{n},4096,{r},{x},{value}\n" for n, xs in rates.items() for r, x in enumerate(xs))
     return parse_csv(HEAD.format(extra) + rows, name)
 
 
 @pytest.fixture
-def studies(synthetic, tmp_path):
-    def write(name, **recipe):
+def studies(synthetic: ModuleType, tmp_path: Path) -> Any:
+    def write(name: str, **recipe: Any) -> Any:
         synthetic.write_study(tmp_path / name, synthetic.Recipe(world_sizes=(1, 2, 4), samples=False, **recipe))
         return tmp_path / name
 
     return write
 
 
-def test_pairs_cancel_what_they_share():
+def test_pairs_cancel_what_they_share() -> None:
     """Repeats that drift together by 20 % still show a difference of 3 %."""
     drift = np.array([1.0, 1.1, 1.2])
+    a: Any
+    b: Any
     a, b = dict(enumerate(1000 * drift)), dict(enumerate(1030 * drift * np.array([1.0, 1.001, 0.999])))
-    paired = change_at(1, a, b)
+    paired: Any = change_at(1, a, b)
     assert paired.pairs == 3 and paired.verdict == "better"
     assert paired.change == pytest.approx(0.03, abs=1e-3) and paired.low < 0.03 < paired.high
-    unpaired = change_at(1, {-1.0 - k: v for k, v in a.items()}, {-1.0 - k: v for k, v in b.items()})
+    unpaired: Any = change_at(1, {-1.0 - k: v for k, v in a.items()}, {-1.0 - k: v for k, v in b.items()})
     assert unpaired.pairs == 0 and unpaired.verdict == "inconclusive"
 
 
-def test_one_run_is_inconclusive():
-    one = change_at(8, {0.0: 1000.0}, {0.0: 2000.0})
+def test_one_run_is_inconclusive() -> None:
+    one: Any = change_at(8, {0.0: 1000.0}, {0.0: 2000.0})
     assert one.verdict == "inconclusive" and one.low is None and one.change == pytest.approx(1.0)
-    both = change_over_all([one, one], {8.0: {0.0: 1000.0}}, {8.0: {0.0: 2000.0}}, [8.0])
+    both: Any = change_over_all([one, one], {8.0: {0.0: 1000.0}}, {8.0: {0.0: 2000.0}}, [8.0])
     assert both.verdict == "inconclusive" and both.low is None and both.change == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("paired", [True, False])
-def test_intervals_cover_and_no_change_is_called_inconclusive(paired):
+def test_intervals_cover_and_no_change_is_called_inconclusive(paired: bool) -> None:
     rng = np.random.default_rng(4)
     hits = calls = 0
     for _ in range(400):
@@ -59,25 +65,25 @@ def test_intervals_cover_and_no_change_is_called_inconclusive(paired):
             left[size] = {key(k): 1e6 * shared[k] * np.exp(rng.normal(0, 0.01)) for k in range(4)}
             right[size] = {key(k): 1e6 * shared[k] * np.exp(rng.normal(0, 0.01)) for k in range(4)}
         points = [change_at(size, left[size], right[size]) for size in left]
-        overall = change_over_all(points, left, right, sorted(left))
+        overall: Any = change_over_all(points, left, right, sorted(left))
         hits += overall.low <= 0 <= overall.high
         calls += overall.verdict == "inconclusive"
     assert hits == calls and hits / 400 >= 0.93
 
 
-def test_real_change_is_found(studies):
+def test_real_change_is_found(studies: Callable[..., Path]) -> None:
     before = studies("before", seed=1)
-    slower = compare_paths(before, studies("slower", seed=2, base_time_s=0.84))
+    slower: Any = compare_paths(before, studies("slower", seed=2, base_time_s=0.84))
     assert slower.overall.verdict == "worse" and slower.overall.low < 0.8 / 0.84 - 1 < slower.overall.high
     assert slower.fails(0.02) and not slower.fails(0.10)
     assert [point.world_size for point in slower.points] == [1, 2, 4] and all(p.pairs == 3 for p in slower.points)
-    same = compare_paths(before, studies("same", seed=3))
+    same: Any = compare_paths(before, studies("same", seed=3))
     assert same.overall.verdict == "inconclusive" and not same.fails(0.0)
-    faster = compare_paths(before, studies("faster", seed=4, base_time_s=0.72))
+    faster: Any = compare_paths(before, studies("faster", seed=4, base_time_s=0.72))
     assert faster.overall.verdict == "better" and not faster.fails(0.0)
 
 
-def test_command(studies, capsys):
+def test_command(studies: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     a, b = studies("a", seed=1), studies("b", seed=2, base_time_s=0.84)
     assert main(["compare", str(a), str(b)]) == 0
     assert capsys.readouterr().out.rstrip().endswith("B is worse")
@@ -95,7 +101,7 @@ def test_command(studies, capsys):
     assert capsys.readouterr().err.count("\n") == 3
 
 
-def test_what_is_not_comparable_is_refused(studies, capsys):
+def test_what_is_not_comparable_is_refused(studies: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     a = studies("a", seed=1)
     assert main(["compare", str(a), str(studies("envs", seed=2, num_envs=8192))]) == 2
     error = capsys.readouterr().err
@@ -112,19 +118,19 @@ def test_what_is_not_comparable_is_refused(studies, capsys):
     assert main(["compare", str(a), str(a / "none")]) == 2
 
 
-def test_what_is_under_test_is_reported():
+def test_what_is_under_test_is_reported() -> None:
     a = table({1: (1000, 1010)}, "driver", "580.1")
     b = table({1: (1000, 1010)}, "driver", "590.2")
     assert compare(a, b).differs == ("driver 580.1 and 590.2 at N=1",)
     assert compare(a, a).differs == ()
 
 
-def test_tables_without_world_sizes_in_common():
+def test_tables_without_world_sizes_in_common() -> None:
     with pytest.raises(RecordError, match=r"no world size in common \(1 and 2\)"):
         compare(table({1: (1000, 1010)}), table({2: (1000, 1010)}))
 
 
-def test_runs_that_must_not_count_are_left_out():
+def test_runs_that_must_not_count_are_left_out() -> None:
     text = "world_size,num_envs,repeat,total_fps,physics_valid\n1,64,0,1001,yes\n1,64,1,1011,yes\n1,64,2,9001,no\n"
     a = parse_csv(text, "a.csv")
     found = compare(a, a)

@@ -6,17 +6,21 @@ import csv
 import json
 import shutil
 import sqlite3
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 from paceline.analysis import history as module
 from paceline.analysis.history import DATABASE, history, study_folders
+from paceline.analysis.study_row import study_row
 from paceline.bench.cli import main
 from paceline.bench.errors import RecordError
 from paceline.bench.rundir import StudyDir
 
 
 @pytest.fixture
-def outputs(synthetic, tmp_path):
+def outputs(synthetic: ModuleType, tmp_path: Path) -> Any:
     recipes = {"ant": {}, "deep/down/cartpole": {"task": "Isaac-Cartpole-Direct", "kind": "weak"}}
     for name, recipe in recipes.items():
         made = synthetic.Recipe(world_sizes=(1, 2), repeats=2, iterations=30, samples=False, seed=len(name), **recipe)
@@ -25,7 +29,7 @@ def outputs(synthetic, tmp_path):
     return tmp_path
 
 
-def test_one_row_per_study_and_world_size(outputs):
+def test_one_row_per_study_and_world_size(outputs: Path) -> None:
     rows = history(outputs)
     assert [(row["path"], row["world_size"]) for row in rows] == [
         ("ant", 1),
@@ -39,7 +43,7 @@ def test_one_row_per_study_and_world_size(outputs):
     assert ant["isaaclab"] == "3.0.0" and ant["problem"] is None and ant["gpu_hours"] > 0
 
 
-def test_the_same_numbers_as_the_scaling_table(outputs):
+def test_the_same_numbers_as_the_scaling_table(outputs: Path) -> None:
     from paceline.analysis.load import load_study
     from paceline.analysis.scaling import scaling_table
 
@@ -49,7 +53,7 @@ def test_the_same_numbers_as_the_scaling_table(outputs):
         assert [row[name] for row in rows] == table[name].tolist()
 
 
-def test_filters(outputs):
+def test_filters(outputs: Path) -> None:
     assert {row["path"] for row in history(outputs, ["task~cartpole"])} == {"deep/down/cartpole"}
     assert [row["world_size"] for row in history(outputs, ["world_size>=2", "kind!=weak"])] == [2]
     assert history(outputs, ["world_size>2"]) == []
@@ -63,10 +67,14 @@ def test_filters(outputs):
             history(outputs, [bad])
 
 
-def test_only_what_changed_is_read_again(outputs, monkeypatch):
-    read = []
-    real = module.study_row
-    monkeypatch.setattr(module, "study_row", lambda path: read.append(path.name) or real(path))
+def test_only_what_changed_is_read_again(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def counting(path: Path) -> Any:
+        read.append(path.name)
+        return study_row(path)
+
+    monkeypatch.setattr(module, "study_row", counting)
     first = history(outputs)
     assert read == ["ant", "cartpole"]
     assert history(outputs) == first and len(read) == 2
@@ -79,7 +87,7 @@ def test_only_what_changed_is_read_again(outputs, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["text", "version"])
-def test_a_damaged_database_is_made_again(outputs, damage):
+def test_a_damaged_database_is_made_again(outputs: Path, damage: str) -> None:
     first = history(outputs)
     if damage == "text":
         (outputs / DATABASE).write_text("this is no database, " * 100)
@@ -91,14 +99,14 @@ def test_a_damaged_database_is_made_again(outputs, damage):
     assert history(outputs) == first
 
 
-def test_where_no_database_can_be_written(outputs):
+def test_where_no_database_can_be_written(outputs: Path) -> None:
     first = history(outputs)
     (outputs / DATABASE).unlink()
     (outputs / DATABASE).mkdir()  # stands for a folder that cannot be written, also for root
     assert history(outputs) == first
 
 
-def test_an_unreadable_study_is_a_row(outputs, capsys):
+def test_an_unreadable_study_is_a_row(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     StudyDir(outputs / "ant").study_yaml.write_text("kind: [")
     rows = history(outputs, ["path=ant"])
     assert len(rows) == 1 and "not valid YAML" in rows[0]["problem"] and rows[0]["total_fps"] is None
@@ -106,12 +114,12 @@ def test_an_unreadable_study_is_a_row(outputs, capsys):
     assert "unreadable" in capsys.readouterr().out
 
 
-def test_study_folders_are_not_searched_further(outputs):
+def test_study_folders_are_not_searched_further(outputs: Path) -> None:
     shutil.copytree(outputs / "deep", outputs / "ant" / "copy")
     assert [path.name for path in study_folders(outputs)] == ["ant", "cartpole"]
 
 
-def test_command(outputs, capsys):
+def test_command(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["history", str(outputs)]) == 0
     out = capsys.readouterr().out
     assert "strong Isaac-Ant-Direct rsl_rl" in out and "2 study folder(s), 4 row(s)" in out
@@ -128,6 +136,6 @@ def test_command(outputs, capsys):
     assert main(["history", str(outputs), "--filter", "colour=red"]) == 2
 
 
-def test_an_empty_folder(tmp_path, capsys):
+def test_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["history", str(tmp_path)]) == 0
     assert "0 study folder(s)" in capsys.readouterr().out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,7 +25,7 @@ EIGHT = np.array([1, 2, 4, 8, 16, 32, 64, 128.0])
         ("usl_free_lambda", [1.05, 0.03, 0.0008]),
     ],
 )
-def test_recovers_what_it_was_made_from(model, truth):
+def test_recovers_what_it_was_made_from(model: str, truth: Any) -> None:
     values = evaluate(model, EIGHT, np.array([truth]))[0]
     if model == "usl_free_lambda":  # S is 1 at the reference by definition: solve for the law itself
         found = solve(model, EIGHT, np.log(values)[None])[0]
@@ -37,12 +39,12 @@ def test_recovers_what_it_was_made_from(model, truth):
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(sorted(MODELS)), st.lists(st.floats(0.3, 1.4), min_size=5, max_size=5))
-def test_agrees_with_scipy(model, shrink):
+def test_agrees_with_scipy(model: str, shrink: Any) -> None:
     n = np.array([1, 2, 4, 8, 16.0, 32.0])
     log_s = np.log(n * np.array([1.0, *np.cumprod(shrink).clip(0.05, 2)]))
     law = MODELS[model]
 
-    def residual(q):
+    def residual(q: Any) -> Any:
         return np.log(law.value(n, np.array([q]))[0]) - log_s
 
     best = min(
@@ -56,7 +58,7 @@ def test_agrees_with_scipy(model, shrink):
     assert ours @ ours <= 2 * best.cost + 1e-7
 
 
-def test_many_at_once_equal_one_at_a_time():
+def test_many_at_once_equal_one_at_a_time() -> None:
     rng = np.random.default_rng(1)
     n = np.array([1, 2, 4, 8.0])
     log_s = np.log(n) - np.abs(rng.normal(0, 0.2, (50, 4))) * np.log(n)
@@ -65,7 +67,7 @@ def test_many_at_once_equal_one_at_a_time():
         assert solve("usl_fixed_lambda", n, row[None])[0] == pytest.approx(expected, abs=1e-6)
 
 
-def test_what_the_points_cannot_carry():
+def test_what_the_points_cannot_carry() -> None:
     few = fit("usl_fixed_lambda", [1, 2, 4, 8], [1000, 1850, 3100, 4200])
     assert not few.identifiable and "4 points, the law needs 6" in few.reason and few.peak_to_print is None
     bound = fit("usl_fixed_lambda", EIGHT, 1000 / (0.1 + 0.9 / EIGHT))
@@ -80,7 +82,7 @@ def test_what_the_points_cannot_carry():
     assert not alone.identifiable and "comes from the point N=128 alone" in alone.reason
 
 
-def test_no_interval_without_repeats():
+def test_no_interval_without_repeats() -> None:
     assert (
         fit(
             "amdahl", [1, 2, 4], [1000, 1800, 3000], [np.array([1000.0]), np.array([1800.0]), np.array([3000.0])]
@@ -89,28 +91,28 @@ def test_no_interval_without_repeats():
     )
 
 
-def test_reference_other_than_one():
+def test_reference_other_than_one() -> None:
     law = fit("amdahl", [2, 4, 8], 1000 / (0.1 + 0.9 / np.array([1, 2, 4.0])))
     assert law.parameters["s"] == pytest.approx(0.1) and law.speedup([8])[0] == pytest.approx(1 / (0.1 + 0.9 / 4))
 
 
-def test_next_doubling():
+def test_next_doubling() -> None:
     sizes = np.array([1, 2, 4, 8.0])
     rng = np.random.default_rng(3)
     repeats = [1000 * s * np.exp(rng.normal(0, 0.01, 5)) for s in evaluate("amdahl", sizes, np.array([[0.06]]))[0]]
     law = fit("amdahl", sizes, [np.median(r) for r in repeats], repeats)
-    told = predict_doubling(law, repeats, sizes)
+    told: Any = predict_doubling(law, repeats, sizes.tolist())
     assert told.world_size == 16 and told.low < 1 / (0.06 + 0.94 / 16) < told.high
     assert told.low < told.speedup < told.high and told.efficiency == pytest.approx(told.speedup / 16)
     assert predict_doubling(fit("usl_fixed_lambda", sizes, [1000, 1850, 3100, 4200])) is None
 
 
-def test_textbook_numbers():
+def test_textbook_numbers() -> None:
     assert karp_flatt([1, 8], [1.0, 1 / (0.25 + 0.75 / 8)])[1] == pytest.approx(0.25)
     assert gustafson_fraction([1, 8], [1.0, 0.25 + 0.75 * 8])[1] == pytest.approx(0.25)
 
 
-def coverage(studies, repeats, noise, seed):
+def coverage(studies: int, repeats: int, noise: float, seed: Any) -> float:
     """Return how often the 95 % interval of the Amdahl fraction holds the truth; jobs scatter by log-normal noise."""
     rng = np.random.default_rng(seed)
     n = np.array([1, 2, 4, 8.0])
@@ -126,11 +128,11 @@ def coverage(studies, repeats, noise, seed):
 
 
 @pytest.mark.parametrize(("repeats", "noise"), [(3, 0.01), (5, 0.02)])
-def test_intervals_cover_the_amdahl_fraction(repeats, noise):
+def test_intervals_cover_the_amdahl_fraction(repeats: int, noise: float) -> None:
     assert coverage(150, repeats, noise, 11) >= 0.93
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("repeats", "noise"), [(3, 0.01), (3, 0.03), (5, 0.01), (8, 0.02)])
-def test_intervals_cover_the_amdahl_fraction_in_a_thousand_studies(repeats, noise):
+def test_intervals_cover_the_amdahl_fraction_in_a_thousand_studies(repeats: int, noise: float) -> None:
     assert coverage(1000, repeats, noise, 12) >= 0.93

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,15 +36,15 @@ ERRORS = {
 }
 
 
-def rate(example, study, metric):
+def rate(example: Callable[[str], Path], study: Any, metric: Any) -> Any:
     table = read_any(example(STUDIES[study]))
     if metric == "inverse_time_per_epoch":
         return table.world_sizes(), 1 / table.number("iteration_time_s")
-    series = curves(table)[0].series(METRICS[metric])
+    series: Any = curves(table)[0].series(METRICS[metric])
     return series.world_sizes, series.values
 
 
-def close(value, text, tolerance=1e-4):
+def close(value: Any, text: str, tolerance: Any = 1e-4) -> Any:
     if text == "":
         assert value is None or math.isnan(value)
     else:
@@ -49,14 +52,14 @@ def close(value, text, tolerance=1e-4):
 
 
 @pytest.mark.parametrize("name", FINDINGS)
-def test_finds_what_is_wrong_and_nothing_else(example, name):
+def test_finds_what_is_wrong_and_nothing_else(example: Callable[[str], Path], name: str) -> None:
     found = check_path(example(name))
     assert {f.id for f in found} == set(FINDINGS[name].split())
     assert {f.id for f in found if f.severity == "error"} == ERRORS.get(name, set())
     assert has_errors(found) == bool(ERRORS.get(name))
 
 
-def test_messages_carry_the_numbers(example):
+def test_messages_carry_the_numbers(example: Callable[[str], Path]) -> None:
     said = {f.id: f.message for f in check_path(example("strong_scaling_cartpole_l40"))}
     assert "4096 / 8192 / 16,384 / 32,768" in said["F-MODE"] and "weak scaling" in said["F-MODE"]
     assert "522,134 to 524,251" in said["F-MODE"] and "contradict" in said["F-MODE"]
@@ -76,7 +79,7 @@ def test_messages_carry_the_numbers(example):
     assert "0.755 at 65,536 environments after 0.113" in said["F-SAT"] and "collisionStackSize" in said["F-INVALID"]
 
 
-def test_scaling_tables(example, golden):
+def test_scaling_tables(example: Callable[[str], Path], golden: Callable[[str], list[dict[str, str]]]) -> None:
     for row in golden("scaling_tables"):
         n, x = rate(example, row["study"], row["metric"])
         i = list(n).index(float(row["num_gpus"]))
@@ -87,7 +90,7 @@ def test_scaling_tables(example, golden):
         close(laws.incremental_efficiency(n, x)[i], row["incremental_efficiency"])
 
 
-def test_scaling_fits(example, golden):
+def test_scaling_fits(example: Callable[[str], Path], golden: Callable[[str], list[dict[str, str]]]) -> None:
     rows = golden("scaling_fits")
     assert len(rows) == 35
     for row in rows:
@@ -105,7 +108,7 @@ def test_scaling_fits(example, golden):
         assert law.peak_to_print is None and not law.intervals
 
 
-def test_leave_one_out(example, golden):
+def test_leave_one_out(example: Callable[[str], Path], golden: Callable[[str], list[dict[str, str]]]) -> None:
     for row in golden("leave_one_out"):
         n, x = rate(example, row["study"], row["metric"])
         for model, name, column in (("amdahl", "s", "amdahl_s"), ("power_law", "alpha", "power_alpha")):
@@ -114,7 +117,7 @@ def test_leave_one_out(example, golden):
             close(high, row[f"{column}_max"])
 
 
-def test_cost_attribution(example, golden):
+def test_cost_attribution(example: Callable[[str], Path], golden: Callable[[str], list[dict[str, str]]]) -> None:
     for study in STUDIES:
         rates = {metric: rate(example, study, metric)[1] for metric in METRICS}
         n = rate(example, study, "fps_total")[0]
@@ -132,11 +135,11 @@ def test_cost_attribution(example, golden):
             assert sum(split.loss.values()) == pytest.approx(1 - split.efficiency, abs=1e-12)
 
 
-def test_phase_seconds(example, golden):
+def test_phase_seconds(example: Callable[[str], Path], golden: Callable[[str], list[dict[str, str]]]) -> None:
     for row in golden("phase_seconds"):
         n, total = rate(example, row["study"], "fps_total")
         costs = costs_from_rates(
-            n, *(rate(example, row["study"], m)[1] for m in ("fps_step", "fps_step_inference")), total
+            n, rate(example, row["study"], "fps_step")[1], rate(example, row["study"], "fps_step_inference")[1], total
         )
         i = list(n).index(float(row["num_gpus"]))
         per_rank = float(row["frames_per_epoch"]) / n[i]
@@ -145,7 +148,9 @@ def test_phase_seconds(example, golden):
         close(sum(c[i] for c in costs.values()) * per_rank, row["total_s"], 1e-5)
 
 
-def test_frames_implied_by_the_derived_column(example, golden):
+def test_frames_implied_by_the_derived_column(
+    example: Callable[[str], Path], golden: Callable[[str], list[dict[str, str]]]
+) -> None:
     table = read_any(example("strong_scaling_cartpole_l40"))
     implied = table.number("total_fps") * table.number("iteration_time_s")
     for i, row in enumerate(golden("cartpole_frames_check")):
@@ -156,7 +161,7 @@ def test_frames_implied_by_the_derived_column(example, golden):
         )
 
 
-def test_documented_efficiency(example, golden):
+def test_documented_efficiency(example: Callable[[str], Path], golden: Callable[[str], list[dict[str, str]]]) -> None:
     table = read_any(example("isaaclab_documented_multi_gpu"))
     found = {curve.label: curve for curve in curves(table)}
     checked = 0
@@ -165,7 +170,7 @@ def test_documented_efficiency(example, golden):
             c for label, c in found.items() if label.startswith(row["task"]) and label.endswith(row["gpu_model"])
         )
         for column, metric in METRICS.items():
-            series = curve.series(metric)
+            series: Any = curve.series(metric)
             i = list(series.world_sizes).index(float(row["num_gpus"]))
             close(series.efficiency[i], row[f"{column}_efficiency"])
             close(series.efficiency[i] * series.world_sizes[i], row[f"{column}_ratio"])
@@ -173,12 +178,12 @@ def test_documented_efficiency(example, golden):
     assert checked == 48
 
 
-def test_gpu_comparison(example, golden):
+def test_gpu_comparison(example: Callable[[str], Path], golden: Callable[[str], list[dict[str, str]]]) -> None:
     table = read_any(example("gpu_comparison_anymal_c_navigation"))
     costs = costs_from_rates(
         table.world_sizes(), table.number("fps_step"), table.number("fps_step_inference"), table.number("total_fps")
     )
-    total = sum(costs.values())
+    total: Any = sum(costs.values())
     for i, row in enumerate(golden("gpu_comparison")):
         for column, metric in METRICS.items():
             close(table.number(metric)[i] / table.number(metric)[0], row[f"{column}_ratio_to_l40"])
@@ -187,7 +192,7 @@ def test_gpu_comparison(example, golden):
             close(costs[phase][i] / total[i], row[f"{word}_fraction"])
 
 
-def test_saturation(example, golden):
+def test_saturation(example: Callable[[str], Path], golden: Callable[[str], list[dict[str, str]]]) -> None:
     table = read_any(example("env_count_sweep_anymal_c_rough"))
     rows = [
         i

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from paceline.analysis.checks import RULES, as_text, check_table
+from paceline.analysis.finding import Finding
 from paceline.analysis.plain_csv import parse_csv
 
 COLUMNS = "mode,task,num_gpus,num_envs,horizon,num_minibatches,repeat,iterations,warmup_iterations,scope,total_fps"
 
 
-def study(
-    rates=((1, (1000, 1010, 990)), (2, (1900, 1910, 1890)), (4, (3500, 3520, 3480)), (8, (6000, 6050, 5950))),
-    extra=None,
-):
+SOUND = ((1, (1000, 1010, 990)), (2, (1900, 1910, 1890)), (4, (3500, 3520, 3480)), (8, (6000, 6050, 5950)))
+
+
+def study(rates: Any = SOUND, extra: dict[str, Callable[[int, int], Any]] | None = None) -> str:
     """Return CSV text of an impeccable strong-scaling study; ``extra`` maps a column to its value by (N, repeat)."""
     extra = extra or {}
     lines = [",".join([COLUMNS, *extra])]
@@ -43,11 +46,11 @@ def study(
     return "\n".join(lines)
 
 
-def ids(check, *arguments):
+def ids(check: Callable[..., dict[str, list[Finding]]], *arguments: Any) -> Any:
     return set(check(*arguments))
 
 
-def test_an_impeccable_study_has_no_findings(check):
+def test_an_impeccable_study_has_no_findings(check: Callable[..., dict[str, list[Finding]]]) -> None:
     assert check(study()) == {}
     assert as_text([], "x.csv").startswith("x.csv: nothing found by")
 
@@ -73,7 +76,7 @@ STRONG = FRAMES + "1,4096,1001,10,3\n2,4096,1903,10,3\n4,4096,3507,10,3\n"
         ),
     ],
 )
-def test_mode(check, text, name, fires):
+def test_mode(check: Callable[..., dict[str, list[Finding]]], text: str, name: str, fires: bool) -> None:
     found = check(text, name)
     assert ("F-MODE" in found) == fires
     if fires:
@@ -81,7 +84,7 @@ def test_mode(check, text, name, fires):
         assert set(found["F-MODE"][0].rows) == {1, 2, 3}
 
 
-def test_mode_can_be_declared_by_the_caller_and_by_a_column(check):
+def test_mode_can_be_declared_by_the_caller_and_by_a_column(check: Callable[..., dict[str, list[Finding]]]) -> None:
     assert [f.id for f in check_table(parse_csv(WEAK, "r.csv", "strong")) if f.severity == "error"] == ["F-MODE"]
     with_column = "\n".join(
         line + "," + ("kind" if i == 0 else "strong") for i, line in enumerate(WEAK.strip().split("\n"))
@@ -89,7 +92,7 @@ def test_mode_can_be_declared_by_the_caller_and_by_a_column(check):
     assert "F-MODE" in check(with_column, "weak.csv")
 
 
-def test_scope(check):
+def test_scope(check: Callable[..., dict[str, list[Finding]]]) -> None:
     wrong = (
         "world_size,num_envs,num_envs_per_rank,total_fps,warmup,repeats\n1,4096,4096,1001,9,3\n4,4096,4096,3001,9,3\n"
     )
@@ -98,7 +101,7 @@ def test_scope(check):
     assert "F-SCOPE" not in check(wrong.replace("4,4096,4096", "4,16384,4096"))
 
 
-def test_scope_by_time(check):
+def test_scope_by_time(check: Callable[..., dict[str, list[Finding]]]) -> None:
     text = "world_size,num_envs,fps,iteration_time_s\n1,4096,1000.5,{a}\n2,4096,1900.5,{b}\n4,4096,3500.5,{c}\n"
     weak = text.format(a=131.07, b=138.0, c=149.8)
     assert "counts the environments of one rank" in check(weak)["F-SCOPE"][0].message
@@ -106,13 +109,13 @@ def test_scope_by_time(check):
     assert "F-SCOPE" not in check(strong)
 
 
-def test_scope_of_rates(check):
+def test_scope_of_rates(check: Callable[..., dict[str, list[Finding]]]) -> None:
     flat = FRAMES + "1,1024,1001,10,3\n2,2048,1003,10,3\n4,4096,1007,10,3\n"
     assert "rate of one rank" in check(flat, "weak.csv")["F-SCOPE"][0].message
     assert "F-SCOPE" not in check(WEAK, "weak.csv")
 
 
-def test_batch(check):
+def test_batch(check: Callable[..., dict[str, list[Finding]]]) -> None:
     changed = study(extra={"num_epochs": lambda n, r: 5 if n < 8 else 4})
     assert check(changed)["F-BATCH"][0].severity == "error"
     assert "5 / 5 / 5 / 4" in check(changed)["F-BATCH"][0].message
@@ -122,7 +125,7 @@ def test_batch(check):
     assert "F-BATCH" not in check(study(extra={"minibatch_size": lambda n, r: 16384 // n}))
 
 
-def test_configuration(check):
+def test_configuration(check: Callable[..., dict[str, list[Finding]]]) -> None:
     head = "task,rl_library,world_size,num_envs,horizon,minibatch_size,total_fps,warmup,repeats\n"
     broken = check(head + "Isaac-Ant-v0,rl_games,1,1024,16,32768,1001,5,3\n")
     assert [f.severity for f in broken["F-CONFIG"]] == ["error"] and "does not divide" in broken["F-CONFIG"][0].message
@@ -135,7 +138,7 @@ def test_configuration(check):
     assert "cannot be told apart" in check(nothing)["F-CONFIG"][0].message
 
 
-def test_monotone(check):
+def test_monotone(check: Callable[..., dict[str, list[Finding]]]) -> None:
     one_run = (
         "gpus,envs_per_gpu,step,step+inference,total\n1,64,1001,901,801\n2,64,1602,1402,1202\n4,64,3803,3003,2003\n"
     )
@@ -149,7 +152,7 @@ def test_monotone(check):
     assert "F-MONO" in check(clear)
 
 
-def test_superlinear(check):
+def test_superlinear(check: Callable[..., dict[str, list[Finding]]]) -> None:
     one_run = "gpus,envs_per_gpu,fps_step,total_fps\n1,64,1001,801\n2,64,2302,1502\n4,64,4003,2803\n"
     found = check(one_run)["F-SUPER"][0]
     assert "15 % superlinear at N=2" in found.message and "no mechanism" in found.message and found.rows == (1, 2)
@@ -160,7 +163,7 @@ def test_superlinear(check):
     assert "10 % superlinear at N=2" in check(beyond)["F-SUPER"][0].message
 
 
-def test_saturation(check):
+def test_saturation(check: Callable[..., dict[str, list[Finding]]]) -> None:
     head = "gpu_model,num_envs,total_fps,repeats,warmup\n"
     jump = head + "A,1024,9001,3,5\nA,8192,36447,3,5\nA,16384,37865,3,5\nA,32768,69090,3,5\n"
     found = check(jump)["F-SAT"][0]
@@ -168,14 +171,14 @@ def test_saturation(check):
     assert "F-SAT" not in check(jump.replace("69090", "38090"))
 
 
-def test_identifiable(check):
+def test_identifiable(check: Callable[..., dict[str, list[Finding]]]) -> None:
     peak = "gpus,envs_per_gpu,total_fps\n1,1024,89792\n2,1024,183778\n4,1024,344864\n8,1024,485944\n"
     assert "3 parameters on 4 points" in check(peak)["F-IDENT"][0].message
     amdahl = "gpus,envs_per_gpu,total_fps\n1,1024,1000\n2,1024,1818\n4,1024,3077\n8,1024,4706\n"
     assert "F-IDENT" not in check(amdahl)
 
 
-def test_derived(check):
+def test_derived(check: Callable[..., dict[str, list[Finding]]]) -> None:
     head = "gpus,total_fps,s/epoch\n"
     derived = head + "1,1001,10.47\n2,1903,5.51\n4,3507,2.990\n"
     assert "F-DERIVED" in check(derived)
@@ -187,7 +190,7 @@ def test_derived(check):
     assert "F-DERIVED" in check(milliseconds)
 
 
-def test_order(check):
+def test_order(check: Callable[..., dict[str, list[Finding]]]) -> None:
     text = "gpus,fps step,step+inference,total\n1,1001,901,801\n2,1801,1901,1501\n"
     found = check(text)["F-ORDER"][0]
     assert found.severity == "error" and found.rows == (2,)
@@ -195,7 +198,7 @@ def test_order(check):
     assert "F-ORDER" not in check(text.replace("1801", "1951"))
 
 
-def test_digits(check):
+def test_digits(check: Callable[..., dict[str, list[Finding]]]) -> None:
     text = "gpus,fps step,total\n1,590322,243988\n2,1146000,422000\n4,1672123,608917\n"
     assert check(text)["F-DIGITS"][0].rows == (2,)
     all_rounded = "gpus,fps step,total\n1,590000,244000\n2,1146000,422000\n4,1672000,609000\n"
@@ -204,7 +207,7 @@ def test_digits(check):
     assert "F-DIGITS" not in check(by_chance)
 
 
-def test_single_run(check):
+def test_single_run(check: Callable[..., dict[str, list[Finding]]]) -> None:
     text = "gpus,num_envs,total_fps,{0}\n1,64,801,{1}\n2,64,1502,{1}\n"
     assert "no interval" in check(text.format("repeats", 1))["F-N1"][0].message
     assert "F-N1" not in check(text.format("repeats", 3))
@@ -213,7 +216,7 @@ def test_single_run(check):
     assert "F-N1" not in check(study())
 
 
-def test_rank0(check):
+def test_rank0(check: Callable[..., dict[str, list[Finding]]]) -> None:
     text = "rl_library,gpus,num_envs,total_fps,repeats\n{0},1,64,801,3\n{0},{1},64,1502,3\n"
     assert check(text.format("rl_games", 2))["F-RANK0"][0].rows == (2,)
     assert "F-RANK0" not in check(text.format("rl_games", 1))
@@ -222,7 +225,7 @@ def test_rank0(check):
     assert "F-RANK0" not in check(stated)
 
 
-def test_invalid(check):
+def test_invalid(check: Callable[..., dict[str, list[Finding]]]) -> None:
     text = "num_envs,fps,physics_valid,remark\n1024,9001,yes,\n2048,12001,{0},{1}\n"
     assert check(text.format("no", ""))["F-INVALID"][0].rows == (2,)
     overflow = check(text.format("", "Patch buffer overflow detected"))["F-INVALID"][0]
@@ -230,27 +233,27 @@ def test_invalid(check):
     assert "F-INVALID" not in check(text.format("yes", "quiet"))
 
 
-def test_throttled(check):
+def test_throttled(check: Callable[..., dict[str, list[Finding]]]) -> None:
     text = "gpus,num_envs,fps,throttled_pct,throttle_reason\n1,64,9001,0,\n2,64,16001,{0},sw_power_cap\n"
     found = check(text.format(31))["F-THROTTLE"][0]
     assert found.message == "31 % of samples throttled (sw_power_cap) at N=2" and found.rows == (2,)
     assert "F-THROTTLE" not in check(text.format(2))
 
 
-def test_foreign(check):
+def test_foreign(check: Callable[..., dict[str, list[Finding]]]) -> None:
     text = "gpus,num_envs,fps,foreign_processes\n1,64,9001,0\n2,64,16001,{0}\n"
     assert check(text.format(1))["F-FOREIGN"][0].severity == "error"
     assert "F-FOREIGN" not in check(text.format(0))
 
 
-def test_warm_up(check):
+def test_warm_up(check: Callable[..., dict[str, list[Finding]]]) -> None:
     text = "gpus,num_envs,fps,iterations,warmup_iterations\n1,64,9001,100,{0}\n2,64,16001,100,{0}\n"
     assert "0 iterations left out" in check(text.format(0))["F-WARMUP"][0].message
     assert "F-WARMUP" not in check(text.format(20))
     assert "not stated" in check("gpus,num_envs,fps\n1,64,9001\n2,64,16001\n")["F-WARMUP"][0].message
 
 
-def test_warm_up_of_a_series(check):
+def test_warm_up_of_a_series(check: Callable[..., dict[str, list[Finding]]]) -> None:
     head = "iteration,iteration_time_s\n"
     settled = head + "\n".join(f"{i},{5.0 if i < 10 else 1 + 0.01 * (i % 3)}" for i in range(60))
     assert "the first 10 of 60" in check(settled)["F-WARMUP"][0].message
@@ -262,20 +265,20 @@ def test_warm_up_of_a_series(check):
     assert "too few" in check(short)["F-WARMUP"][0].message
 
 
-def test_profiled(check):
+def test_profiled(check: Callable[..., dict[str, list[Finding]]]) -> None:
     text = "gpus,num_envs,fps,profiled\n1,64,9001,no\n2,64,16001,{0}\n"
     assert check(text.format("nsys"))["F-PROFILED"][0].message == "measured under nsys: use the unprofiled repeat"
     assert "F-PROFILED" not in check(text.format("no"))
 
 
-def test_sync(check):
+def test_sync(check: Callable[..., dict[str, list[Finding]]]) -> None:
     text = "gpus,num_envs,fps,measurement_mode\n1,64,9001,host_return\n2,64,16001,{0}\n"
     found = check(text.format("serialized_synchronized"))["F-SYNC"][0]
     assert found.severity == "error" and "two measurement modes" in found.message and found.rows == (2,)
     assert "F-SYNC" not in check(text.format("host_return"))
 
 
-def test_failed(check):
+def test_failed(check: Callable[..., dict[str, list[Finding]]]) -> None:
     text = "gpus,num_envs,fps,status,cause\n1,64,9001,completed,\n2,64,{0}\n"
     assert (
         check(text.format(",failed,oom_device"))["F-FAILED"][0].message
@@ -293,36 +296,36 @@ def test_failed(check):
         ("image", "a.sif", "b.sif"),
     ],
 )
-def test_hardware(check, column, first, second):
+def test_hardware(check: Callable[..., dict[str, list[Finding]]], column: str, first: str, second: str) -> None:
     text = f"gpus,num_envs,fps,{column}\n1,64,9001,{first}\n2,64,16001,{{0}}\n"
     found = check(text.format(second))["F-HW"][0]
     assert found.severity == "error" and first in found.message and second in found.message
     assert "F-HW" not in check(text.format(first))
 
 
-def test_comparing_gpus_is_no_fault_by_itself(check):
+def test_comparing_gpus_is_no_fault_by_itself(check: Callable[..., dict[str, list[Finding]]]) -> None:
     text = "gpu_model,num_gpus,fps,cpu_cores\nL40,1,9001,36\nL40S,1,16001,{0}\n"
     assert "of nodes, not of GPUs" in check(text.format(96))["F-HW"][0].message
     assert "F-HW" not in check(text.format(36))
 
 
-def test_versions(check):
+def test_versions(check: Callable[..., dict[str, list[Finding]]]) -> None:
     text = "gpus,num_envs,fps,torch_version\n1,64,9001,2.10\n2,64,16001,{0}\n"
     assert "torch differs: 2.10 / 2.11" in check(text.format("2.11"))["F-VERSION"][0].message
     assert "F-VERSION" not in check(text.format("2.10"))
 
 
-def test_clocks(check):
+def test_clocks(check: Callable[..., dict[str, list[Finding]]]) -> None:
     text = "gpus,num_envs,fps,sm_clock_mhz\n1,64,9001,1980\n2,64,16001,{0}\n"
     assert "1980 / 1700 MHz" in check(text.format(1700))["F-CLOCK"][0].message
     assert "F-CLOCK" not in check(text.format(1950))
 
 
-def test_mean_of_rates_needs_a_bundle(check):
+def test_mean_of_rates_needs_a_bundle(check: Callable[..., dict[str, list[Finding]]]) -> None:
     assert "F-MEAN" not in check(study())  # its positive case is a real bundle: test_ingest.py
 
 
-def test_every_rule_is_documented_and_tested():
+def test_every_rule_is_documented_and_tested() -> None:
     documentation = (Path(__file__).parents[3] / "docs" / "checks.md").read_text(encoding="utf-8")
     rows = set(re.findall(r"^\| `(F-[A-Z0-9]+)` \|", documentation, re.MULTILINE))
     assert rows == set(RULES)

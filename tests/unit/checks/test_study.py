@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 from paceline.analysis.checks import check_path, check_table
@@ -12,8 +15,8 @@ from paceline.bench.rundir import StudyDir
 
 
 @pytest.fixture
-def write(synthetic, tmp_path):
-    def run(**recipe):
+def write(synthetic: ModuleType, tmp_path: Path) -> Any:
+    def run(**recipe: Any) -> Any:
         made = synthetic.Recipe(world_sizes=(1, 2, 4), iterations=80, **recipe)
         synthetic.write_study(tmp_path / "study", made)
         return made, tmp_path / "study"
@@ -21,7 +24,7 @@ def write(synthetic, tmp_path):
     return run
 
 
-def replace_run(synthetic, folder, recipe, world_size, repeat, **how):
+def replace_run(synthetic: ModuleType, folder: Any, recipe: Any, world_size: Any, repeat: Any, **how: Any) -> Any:
     """Write the run of a case again, another way."""
     import shutil
 
@@ -34,14 +37,14 @@ def replace_run(synthetic, folder, recipe, world_size, repeat, **how):
     return f"{case.case_id}/attempt-1"
 
 
-def findings(folder):
-    out = {}
+def findings(folder: Any) -> Any:
+    out: dict[str, Any] = {}
     for finding in check_path(folder):
         out.setdefault(finding.id, []).append(finding)
     return out
 
 
-def edit_headers(folder, world_size, change):
+def edit_headers(folder: Any, world_size: Any, change: Any) -> Any:
     """Change the headers of all ranks of all runs of one world size."""
     for run in StudyDir(folder).all_runs():
         for path in run.rank_files():
@@ -53,14 +56,14 @@ def edit_headers(folder, world_size, change):
 
 
 @pytest.mark.parametrize("kind", ["strong", "weak"])
-def test_a_sound_study_has_no_findings(write, kind):
+def test_a_sound_study_has_no_findings(write: Any, kind: str) -> None:
     _, folder = write(kind=kind, iteration_noise=0.005, job_noise=0.005)
     assert findings(folder) == {}
     table = read_any(folder)
     assert table.kind == "study" and table.scope == "all" and len(table) == 9 and table.declared_mode == kind
 
 
-def test_runs_that_must_not_count(write, synthetic):
+def test_runs_that_must_not_count(write: Any, synthetic: ModuleType) -> None:
     recipe, folder = write()
     throttled = replace_run(synthetic, folder, recipe, 1, 0, throttle=True)
     shared = replace_run(synthetic, folder, recipe, 2, 0, foreign=True)
@@ -74,7 +77,7 @@ def test_runs_that_must_not_count(write, synthetic):
     assert "F-CLOCK" in found or "SM clock" not in str(found)
 
 
-def test_failed_runs_are_named(write, synthetic):
+def test_failed_runs_are_named(write: Any, synthetic: ModuleType) -> None:
     recipe, folder = write()
     case = synthetic.case_of(recipe, 4, 2)
     import shutil
@@ -86,12 +89,12 @@ def test_failed_runs_are_named(write, synthetic):
     assert found["F-FAILED"][0].rows == (f"{case.case_id}/attempt-1",)
 
 
-def test_one_repeat(write):
+def test_one_repeat(write: Any) -> None:
     _, folder = write(repeats=1)
     assert "F-N1" in findings(folder)
 
 
-def test_mixed_hardware_versions_and_problem(write):
+def test_mixed_hardware_versions_and_problem(write: Any) -> None:
     _, folder = write()
     edit_headers(folder, 4, lambda header: header["device"].update(name="NVIDIA H200"))
     assert "NVIDIA H100 80GB HBM3 / NVIDIA H200" in findings(folder)["F-HW"][0].message
@@ -108,7 +111,7 @@ def test_mixed_hardware_versions_and_problem(write):
     assert findings(folder)["F-BATCH"][0].severity == "error"
 
 
-def test_the_trainer_is_believed_before_the_plan(write):
+def test_the_trainer_is_believed_before_the_plan(write: Any) -> None:
     """A strong study whose trainer kept its environments per rank is weak scaling, whatever was asked for."""
     _, folder = write()
     for size in (2, 4):
@@ -117,14 +120,14 @@ def test_the_trainer_is_believed_before_the_plan(write):
     assert found.severity == "error" and "declared strong (the study), but frames per iteration go" in found.message
 
 
-def test_warm_up_inside_the_window(write):
+def test_warm_up_inside_the_window(write: Any) -> None:
     _, folder = write(true_warmup=30, warmup_iterations=2)
     found = findings(folder)["F-WARMUP"]
     assert len(found) == 1 and len(found[0].rows) >= 6 and "the run marked 2" in found[0].message
     assert found[0].message.startswith(("warm-up inside the window", "steady state not reached"))
 
 
-def test_command_on_a_folder(write, capsys):
+def test_command_on_a_folder(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
     _, folder = write(iteration_noise=0.005, job_noise=0.005)
     assert main(["check", str(folder), "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
@@ -133,14 +136,14 @@ def test_command_on_a_folder(write, capsys):
     assert "F-HW" in capsys.readouterr().out
 
 
-def test_folder_that_is_damaged(write, capsys):
+def test_folder_that_is_damaged(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
     _, folder = write()
     StudyDir(folder).study_yaml.write_text("kind: [")
     assert main(["check", str(folder)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_rules_take_any_table(write):
+def test_rules_take_any_table(write: Any) -> None:
     _, folder = write()
     table = read_any(folder)
     assert check_table(table) == check_path(folder)
