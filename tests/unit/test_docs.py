@@ -58,15 +58,16 @@ def test_readme_has_its_two_commands_first() -> None:
     assert "make strong-scaling" in first
 
 
-@pytest.mark.parametrize("command", [command for command in README_COMMANDS if not elsewhere(command)])
+@pytest.mark.parametrize("command", README_COMMANDS or ["none: README.md is missing"])
 def test_readme_command_runs(command: str, tmp_path: Path) -> None:
+    if elsewhere(command):
+        return
     words = shlex.split(command)
     assert words[0] in {"paceline", "make"}, f"the README's `{command}` is neither run nor listed in RUN_ELSEWHERE"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    where = ROOT if words[0] == "make" else tmp_path
     done = subprocess.run(
         ["bash", "-c", command],
-        cwd=where,
+        cwd=ROOT if words[0] == "make" else tmp_path,
         env={**os.environ, "PATH": path},
         stdin=subprocess.DEVNULL,
         capture_output=True,
