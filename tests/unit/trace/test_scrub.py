@@ -133,7 +133,7 @@ def test_parquet_and_sqlite_agree(cartpole: Path, tmp_path: Path) -> None:
         "password=hunter2",
         "https://user:secret@example.org/x",
         "someone@example.org",
-        "/home/someone/project/train.py",
+        "/srv/someone/project/train.py",
         "10.20.30.40",
         "0123456789abcdef0123456789abcdef01234567",
     ],
