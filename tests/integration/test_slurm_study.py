@@ -264,8 +264,10 @@ def test_retry_after_a_killed_job(slurm_with_accounting: Any, site_on: Callable[
     broken = states.pop(victim.parent.name)
     assert broken["state"] == "failed" and broken["cause"], broken
     assert {row["state"] for row in states.values()} == {"completed"}
-    report = (folder / "report" / "report.md").read_text()
-    assert "failed" in report, "a failed run stays in the report"
+    assert victim.parent.name in (folder / "report" / "report.md").read_text(), "it stays in the report"
+    with (folder / "report" / "scaling.csv").open(newline="") as stream:
+        row = list(csv.DictReader(stream))[1]
+    assert row["status"] != "completed" and row["total_fps"] == "" and row["speedup"] == "", row
 
     retry = site.paceline("retry", folder)
     assert retry.returncode == 0, retry.stderr
