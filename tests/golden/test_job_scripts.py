@@ -55,8 +55,8 @@ SCRIPTS: dict[str, tuple[Case, Cluster, str, str | None]] = {
     "no-scheduler-cpu": (
         case(2, device="cpu", num_envs=1024, threads_per_rank=2, environment=(("NCCL_DEBUG", "it's $HOME"),)),
         Cluster(name="local", scheduler="local"),
-        "/home/me/outputs/study",
-        "/home/me/assets",
+        "/home/user/outputs/study",
+        "/home/user/assets",
     ),
     "apptainer": (case(4), cluster(runtime=APPTAINER), "/results/my study", "/assets"),
     "apptainer-2-nodes": (case(8, num_nodes=2), cluster(runtime=APPTAINER), "/results/study", "/assets"),

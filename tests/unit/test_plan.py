@@ -20,7 +20,7 @@ SLURM = Cluster(name="site", scheduler="slurm", gpus_per_node=4, gpu_type="l40",
 def study(kind: str = "strong", **changes: Any) -> Study:
     envs = {"num_envs": 4096} if kind == "strong" else {"num_envs_per_rank": 1024}
     values: dict[str, Any] = {"name": "s", "kind": kind, "task": "Isaac-Ant-Direct", "world_sizes": (1, 2, 4)}
-    return Study(**(values | envs | changes))
+    return Study.model_validate(values | envs | changes)
 
 
 def test_strong_scaling_keeps_the_learning_problem() -> None:

@@ -1,142 +1,19 @@
-"""Job scripts as programs: run under bash with a Python that records what it is given.
-
-The recorder stands in for the other side of the quoting only; tests/integration runs scripts with the real one.
-"""
+"""Job scripts as programs: run under bash with a Python that records what it is given."""
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from paceline.bench.cluster import Cluster
-from paceline.bench.errors import ClusterError, LaunchError, PacelineError
-from paceline.bench.plan import make_plan
-from paceline.bench.record import Case
+from paceline.bench.errors import ClusterError, LaunchError
 from paceline.bench.render import directives, render_job
-from paceline.bench.rundir import RunDir, StudyDir
-from paceline.bench.study import Study, resolve
-from pydantic import ValidationError
+from paceline.bench.rundir import StudyDir
 
-LOCAL = Cluster(name="here", scheduler="local")
-
-# Writes each of its calls as one JSON line. The supervisor waits if told to; the sentinel says completed.
-RECORDER = """#!{python}
-import json, os, signal, sys, time
-with open({log!r}, "a") as log:
-    log.write(json.dumps([sys.argv[1:], dict(os.environ)]) + "\\n")
-module = sys.argv[2] if sys.argv[1:2] == ["-m"] else ""
-if module == "paceline.bench.supervise":
-    def end(number, frame):
-        print("got signal", number, flush=True)
-        sys.exit(143)
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGUSR1, end)
-    open({log!r} + ".started", "w").close()
-    time.sleep(float(os.environ.get("STUB_SLEEP_S", "0")))
-    sys.exit(int(os.environ.get("STUB_EXIT", "0")))
-if module == "paceline.bench.sentinel" and os.environ.get("STUB_STATUS"):
-    with open("result.json", "w") as result:
-        result.write('{{\\n "status": "' + os.environ["STUB_STATUS"] + '"\\n}}\\n')
-"""
-
-# Records its arguments, then runs what follows a word that only the real program would understand.
-RUNTIME = """#!{python}
-import json, os, sys
-with open({log!r}, "a") as log:
-    log.write(json.dumps([sys.argv, {{}}]) + "\\n")
-start = next(i for i, word in enumerate(sys.argv) if word == {command!r})
-os.execv({command!r}, sys.argv[start:])
-"""
-
-
-@dataclass
-class Scene:
-    """A study folder, a recorder in the place of Python, and the script of one case."""
-
-    folder: Path
-    study: StudyDir
-
-    @property
-    def python(self) -> Path:
-        return self.folder / "bin dir" / "python"
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "calls.jsonl"
-
-    def put(self, name: str, text: str) -> Path:
-        path = self.folder / "bin dir" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-        path.chmod(0o755)
-        return path
-
-    def write(self, case: Case, cluster: Cluster = LOCAL, asset_root: str | None = None) -> RunDir:
-        self.put("python", RECORDER.format(python=sys.executable, log=str(self.log)))
-        run = self.study.run(case.case_id, 1)
-        run.path.mkdir(parents=True)
-        (self.study.code / "paceline").mkdir(parents=True)
-        run.job_sh.write_text(render_job(case, cluster, self.study, 1, str(self.python), asset_root))
-        return run
-
-    def environment(self, **more: str) -> dict[str, str]:
-        path = f"{self.folder / 'bin dir'}:/usr/bin:/bin"
-        return {"PATH": path, "HOME": str(self.folder), "STUB_STATUS": "completed", **more}
-
-    def bash(self, run: RunDir, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["bash", str(run.job_sh)],
-            env=self.environment(**more),
-            cwd="/",
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    def calls(self) -> list[tuple[list[str], dict[str, str]]]:
-        return [tuple(json.loads(line)) for line in self.log.read_text().splitlines()]
-
-    def arguments(self, module: str) -> list[list[str]]:
-        return [argv[2:] for argv, _ in self.calls() if argv[:2] == ["-m", f"paceline.bench.{module}"]]
-
-
-@contextmanager
-def scene(name: str = "study") -> Iterator[Scene]:
-    with tempfile.TemporaryDirectory() as folder:
-        yield Scene(Path(folder), StudyDir(Path(folder) / name))
-
-
-def case(world_size: int = 2, **changes: Any) -> Case:
-    values: dict[str, Any] = {
-        "kind": "strong",
-        "task": "Isaac-Ant-Direct",
-        "trainer": "rsl_rl",
-        "world_size": world_size,
-        "num_envs": 64,
-        "horizon": 16,
-        "num_minibatches": 4,
-        "num_epochs": 5,
-        "iterations": 4,
-        "warmup_iterations": 1,
-        "repeat": 0,
-        "seed": 42,
-        "device": "cpu",
-    }
-    return Case(**(values | changes))
-
+from tests.job_scene import LOCAL, case, scene
 
 # ------------------------------------------------------------------------------------------------ what is called
 
@@ -333,90 +210,6 @@ def test_the_time_limit_of_the_study_wins() -> None:
 def test_several_nodes_need_slurm() -> None:
     with pytest.raises(ClusterError, match="2 nodes need scheduler: slurm"):
         render_job(case(2, num_nodes=2), LOCAL, StudyDir("/s"), 1, "python", None)
-
-
-# ------------------------------------------------------------------------------ nothing reaches a shell unquoted
-
-nasty = st.lists(
-    st.sampled_from(
-        ["$(touch {canary})", "`touch {canary}`", "';touch {canary};'", '";touch {canary};"', "\ntouch {canary}\n",
-         "$HOME", "'", '"', "\\", "\n", "\r", " ", "#", "&", "|", ";", "(", ")", "<", ">", "*", "~", "!", "{{", "}}",
-         "{{% raw %}}", "${{IFS}}", "a", "é", "-", "--", "=", "\t", "\x1b", "%s", "\\n", "$'\\x27'", "EOF"]
-    ),
-    min_size=1,
-    max_size=4,
-).map("".join)  # fmt: skip
-
-
-@given(data=st.data())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-def test_text_from_files_is_never_run_by_the_shell(data: st.DataObject) -> None:
-    with scene() as here:
-        canary = here.folder / "canary"
-
-        def text() -> str:
-            return data.draw(nasty).format(canary=canary)
-
-        def accepted(model: type[Any], fixed: dict[str, Any], free: dict[str, Any]) -> Any:
-            """Return the model with those of the free values that it accepts one by one."""
-            for key, value in free.items():
-                try:
-                    model.model_validate(fixed | {key: value})
-                except ValidationError:
-                    continue
-                fixed = fixed | {key: value}
-            return model.model_validate(fixed)
-
-        study = accepted(
-            Study,
-            {"name": "s", "kind": "strong", "task": "Own", "num_envs": 64, "world_sizes": (1,), "horizon": 16,
-             "num_minibatches": 4, "num_epochs": 1, "iterations": 4},
-            {"name": text(), "task": text(), "physics": text(), "overrides": [text(), text()],
-             "environment": {"FROM_STUDY": text(), "ALSO": text()}},
-        )  # fmt: skip
-        scheduler = data.draw(st.sampled_from(["local", "slurm"]))
-        kind = data.draw(st.sampled_from(["none", "apptainer", "docker"]))
-        runtime = {"kind": kind, "image": text(), "options": [text()]} if kind != "none" else {}
-        cluster = accepted(
-            Cluster,
-            {"name": "c", "scheduler": scheduler, "gpus_per_node": 0},
-            {name: text() for name in ("partition", "account", "qos", "constraint", "gpu_type", "nodelist", "exclude")}
-            | {name: text() for name in ("reservation", "mail_user", "name", "results")}
-            | {"cache_dir": f"{here.folder}/{text()}", "extra_sbatch": [f"--comment={text()}"], "modules": [text()]}
-            | {"environment": {"FROM_CLUSTER": text()}, "runtime": runtime},
-        )
-        [planned] = make_plan(resolve(study, cluster, 0).model_copy(update={"repeats": 1}), cluster).cases
-        folder_name = f"{text()} study".replace("/", "_").replace(":", "_")
-        here.study = StudyDir(here.folder / folder_name)
-        asset_root = f"/assets/{text()}"
-        try:
-            run = here.write(planned, cluster, asset_root)
-        except PacelineError:
-            return  # refused with a message
-        for program in ("apptainer", "docker"):
-            here.put(program, RUNTIME.format(python=sys.executable, log=str(here.log), command=str(here.python)))
-        here.put("module", "#!/bin/sh\nexit 0\n")
-        here.put("timeout", '#!/bin/sh\nshift\nexec "$@"\n')
-        checked = subprocess.run(["bash", "-n", str(run.job_sh)], capture_output=True, text=True, check=False)
-        assert checked.returncode == 0, checked.stderr
-        done = here.bash(run)
-        assert not canary.exists(), run.job_sh.read_text()
-        assert not list(here.folder.rglob("canary")), run.job_sh.read_text()
-        assert done.returncode == 0, done.stdout + done.stderr + run.job_sh.read_text()
-        training = next((argv, seen) for argv, seen in here.calls() if argv[:2] == ["-m", "paceline.bench.supervise"])
-        wanted = {**cluster.environment, **dict(planned.environment), "ISAACSIM_ASSET_ROOT": asset_root}
-        assert {name: training[1].get(name) for name in wanted} == wanted
-        if cluster.runtime.kind != "none":
-            prefix = next(argv for argv, _ in here.calls() if argv[0].endswith(cluster.runtime.kind))
-            assert cluster.runtime.image in prefix
-            assert set(cluster.runtime.options) <= set(prefix)
-            if cluster.runtime.kind == "docker":
-                passed = {prefix[i + 1] for i, word in enumerate(prefix) if word == "--env"}
-                assert passed >= {*wanted, "PACELINE_RUN_DIR", "PYTHONPATH", "OMP_NUM_THREADS", "HOME"}
-        # The header ends where it should: what follows the #SBATCH lines is our comment.
-        header = [line for line in run.job_sh.read_text().splitlines() if line.startswith("#SBATCH")]
-        assert bool(header) == (scheduler == "slurm")
-        assert all("touch" not in line or "--comment=" in line for line in header)
 
 
 def test_what_the_worker_reads_from_the_case_is_not_in_the_script() -> None:

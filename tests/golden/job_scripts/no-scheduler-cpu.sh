@@ -8,8 +8,8 @@
 # shellcheck disable=SC2016 # values in single quotes are meant as they are
 set -euo pipefail
 
-RUN_DIR=/home/me/outputs/study/runs/07809dd51e93/attempt-1
-CODE_DIR=/home/me/outputs/study/code
+RUN_DIR=/home/user/outputs/study/runs/07809dd51e93/attempt-1
+CODE_DIR=/home/user/outputs/study/code
 PYTHON=/opt/isaaclab/bin/python
 
 cd -- "$RUN_DIR"
@@ -22,7 +22,7 @@ export PACELINE_RUN_DIR="$RUN_DIR"
 export PYTHONPATH="$CODE_DIR" # the study's own copy of the code, never the checkout
 export PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 export HYDRA_FULL_ERROR=1
-export ISAACSIM_ASSET_ROOT=/home/me/assets
+export ISAACSIM_ASSET_ROOT=/home/user/assets
 # The same number of threads for each rank at every world size, or the curve would show thread scaling as well.
 export OMP_NUM_THREADS=2 MKL_NUM_THREADS=2
 export OPENBLAS_NUM_THREADS=2 NUMEXPR_NUM_THREADS=2
