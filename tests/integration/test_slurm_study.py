@@ -41,7 +41,6 @@ exclusive: true
 {nodes}
 time_limit_min: 10
 signal_s: 60
-cache_dir: {cache}
 """
 
 
@@ -56,8 +55,7 @@ class Site:
 
     def profile(self, name: str = "testsite", partition: str = "batch", nodes: str = "nodelist: node1") -> Path:
         path = self.home / f"{name}.yaml"
-        cache = self.home.parent / "kernel cache"
-        path.write_text(PROFILE.format(partition=partition, nodes=nodes, cache=json.dumps(str(cache))))
+        path.write_text(PROFILE.format(partition=partition, nodes=nodes))
         return path
 
     def run_arguments(self, folder: Path, profile: Path | None = None, **settings: str) -> list[str]:
