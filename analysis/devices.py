@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import numpy as np
-
 from paceline.analysis.load import Loaded
 
 

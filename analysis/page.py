@@ -69,8 +69,13 @@ def markdown(analysis: Analysis, made: str) -> str:
     )
 
 
-def chart_specs(analysis: Analysis) -> dict[str, list[dict[str, Any]]]:
-    """Return the charts of the report by section: a list of ``{"id", "spec"}`` each, empty where there is nothing to draw."""
+def chart_specs(analysis: Analysis, *, legends: bool = False) -> dict[str, list[dict[str, Any]]]:
+    """Return the charts of the report by section: lists of ``{"id", "spec"}``, empty where there is nothing to draw.
+
+    Args:
+        analysis: The study.
+        legends: Give each chart its own legend; the page has one for several.
+    """
     rows, device = analysis.rows, analysis.device
     measured = [row for row in rows if known(row["speedup"])]
     groups: dict[str, list[Any]] = {}
@@ -78,7 +83,7 @@ def chart_specs(analysis: Analysis) -> dict[str, list[dict[str, Any]]]:
         kind = analysis.loaded.kind
         groups["speedup"] = [charts.speedup(rows, _single(analysis, "speedup"), kind, device)]
         groups["efficiency"] = [charts.efficiency(rows, _single(analysis, "efficiency"), device)]
-        groups["parts"] = [charts.split_bars(rows, device, cost=cost, legend=False) for cost in (False, True)]
+        groups["parts"] = [charts.split_bars(rows, device, cost=cost, legend=legends) for cost in (False, True)]
     picked = series.chosen_runs(analysis.loaded.runs, analysis.summaries)
     throughput, use, reward, names = [], [], [], []
     for size, own in picked.items():

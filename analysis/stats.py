@@ -138,26 +138,26 @@ class SteadyState(NamedTuple):
     cut: int
     """Leading values that belong to a transient."""
     reached: bool
-    """False if the cut lies in the second half: no steady state was seen."""
+    """False if the rule would cut half of the values or more: no steady state was seen."""
 
 
 def mser5(values: Sequence[float] | Floats, batch: int = 5) -> SteadyState | None:
     """Return how many leading values belong to a transient, or None with fewer than six batches of values.
 
     Marginal standard error rule on means of batches of five (White, Cobb, Spratt 2000): the cut d minimises
-    sum_{i>d} (x_i - mean_{>d})^2 / (n - d)^2.  Cuts that leave fewer than five batches are not considered: with so few left,
-    the criterion falls by chance.
+    sum_{i>d} (x_i - mean_{>d})^2 / (n - d)^2. Only the first half is searched, as the rule's authors advise: with few values
+    left, the criterion falls by chance. A minimum at the end of the search says that the series is still changing there.
     """
     data = np.asarray(values, dtype=np.float64)
     count = len(data) // batch
     if count < 6:
         return None
     means = data[len(data) - count * batch :].reshape(count, batch).mean(axis=1)
-    backward = means[::-1]
+    centred = (means - means.mean())[::-1]
     left = np.arange(1, count + 1)
-    total = np.cumsum(backward)
-    squares = np.cumsum((backward - means.mean()) ** 2) - (total - left * means.mean()) ** 2 / left
-    criterion = (np.maximum(squares, 0.0) / left**2)[::-1]  # index d: first d batches left out
-    cut = int(np.argmin(criterion[: count - 4]))
+    squares = np.cumsum(centred**2) - np.cumsum(centred) ** 2 / left
+    criterion = (np.maximum(squares, 0.0) / left**2)[::-1]  # index d: the first d batches left out
+    half = count // 2
+    cut = int(np.argmin(criterion[: half + 1]))
     skipped = len(data) - count * batch
-    return SteadyState(cut=cut * batch + skipped if cut else 0, reached=cut <= count / 2)
+    return SteadyState(cut=cut * batch + skipped if cut else 0, reached=cut < half)

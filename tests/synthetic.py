@@ -260,6 +260,7 @@ def iteration_tables(recipe: Recipe, case: Case, rng: np.random.Generator, job: 
         "collectives": np.full(count, 2 * case.optimizer_steps_per_iteration if size > 1 else 0),
         "optimizer_steps": np.full(count, case.optimizer_steps_per_iteration),
         "frames": np.full(count, case.num_envs_per_rank * case.horizon),
+        "reported_iteration_time_s": np.broadcast_to(total * 0.999, (size, count)),
         "reward": np.where(index < 2, np.nan, 90.0 * (1.0 - np.exp(-index / 25.0)) + rng.normal(0.0, 1.5, count)),
         "episode_length": np.where(index < 2, np.nan, 500.0),
         "memory_allocated_bytes": np.full(count, 2.4e9 if case.device == "cuda" else np.nan),
