@@ -53,13 +53,26 @@ def invalid_physics(table: Table) -> Iterator[Finding]:
 def throttled(table: Table) -> Iterator[Finding]:
     """F-THROTTLE: a GPU held its clocks down for more than a share of the window."""
     share = table.number("throttled_pct")
-    for i in np.flatnonzero(np.nan_to_num(share) > THROTTLE_LIMIT_PCT):
-        reason = table.text("throttle")[i]
+    words = table.text("throttle")
+    for i, word in enumerate(words):
+        if not np.isfinite(share[i]) and word and not _NO.fullmatch(word) and word.lower() not in ("none", "[]", "-"):
+            yield Finding(
+                id="F-THROTTLE",
+                severity="warn",
+                rows=(table.rows[i],),
+                message=f"marked as throttled ({word}){_at(table, i)}",
+                advice=(
+                    "Check cooling and power limit of that node; repeat the run elsewhere and leave this one out of "
+                    "fits."
+                ),
+            )
+    for i in np.flatnonzero(np.nan_to_num(share) > THROTTLE_LIMIT_PCT).tolist():
+        reason = words[i]
         yield Finding(
             id="F-THROTTLE",
             severity="warn",
             rows=(table.rows[i],),
-            message=f"{share[i]:.0f} % of samples throttled{f' ({reason})' if reason else ''}{_at(table, int(i))}",
+            message=f"{share[i]:.0f} % of samples throttled{f' ({reason})' if reason else ''}{_at(table, i)}",
             advice=(
                 "Check cooling and power limit of that node; repeat the run elsewhere and leave this one out of fits."
             ),

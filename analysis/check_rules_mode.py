@@ -167,7 +167,7 @@ def configuration(table: Table) -> Iterator[Finding]:
             advice="Check environments per rank, horizon and mini-batch against the configuration that was run.",
         )
     for name, other in (("horizon", "minibatch_size_per_rank"), ("minibatch_size_per_rank", "horizon")):
-        if table.has(name) and not table.has(other) and not table.has("num_minibatches"):
+        if table.has(name) and not any(map(table.has, (other, "num_minibatches", "optimizer_steps_per_iteration"))):
             missing = "mini-batch size" if other != "horizon" else "horizon"
             yield Finding(
                 id="F-CONFIG",

@@ -1,6 +1,6 @@
-"""Checks of the figures themselves: derived columns, impossible order, mixed rounding, single runs, rank 0's clock.
+"""Checks of the figures against one another: derived columns, means of rates, wrong ratios, impossible order.
 
-F-DERIVED, F-MEAN, F-ORDER, F-DIGITS, F-N1, F-RANK0.
+F-DERIVED, F-MEAN, F-RATIO, F-ORDER.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
-from paceline.analysis.curves import curves
+from paceline.analysis.curves import Series, curves
 from paceline.analysis.finding import Finding
-from paceline.analysis.table import RATE_WORDS, RATES, Floats, Table, count, series_of
+from paceline.analysis.table import RATE_WORDS, RATES, Table, count, trailing_zeros
 
 MEAN_LIMIT = 0.05
 """Relative difference between a stated rate and work over time that is remarked on."""
+_STEPPING = ("fps_step", "fps_step_inference")
+RATIO_LIMIT = 0.02
+"""Relative difference between a stated speed-up or efficiency and the rates that is an error."""
 _TIMES = ("iteration_time_s", "collection_time_s", "update_time_s")
 
 
@@ -109,6 +112,43 @@ def mean_of_rates(table: Table) -> Iterator[Finding]:
         )
 
 
+def stated_ratios(table: Table) -> Iterator[Finding]:
+    """F-RATIO: a stated speed-up or efficiency is not what any rate of the same table gives."""
+    for name in ("speedup", "efficiency"):
+        if not table.has(name):
+            continue
+        # Percentages are told from fractions by their size; N=1 of either is 1 or 100.
+        scale = 100.0 if name == "efficiency" and np.nanmax(table.number(name)) > 3.0 else 1.0
+        for curve in curves(table):
+            # The ratios may be those of any of the rates: the one that fits best is meant.
+            found = [_off(table, name, scale, series) for series in curve.all_series()]
+            wrong = min(found, key=len, default=[])
+            if wrong:
+                i, given = wrong[0]
+                yield Finding(
+                    id="F-RATIO",
+                    severity="error",
+                    rows=table.labels([i for i, _ in wrong]),
+                    message=(
+                        f"{curve.prefix()}{name} {table.number(name)[i]:g} stated at N={count(table.world_sizes()[i])}, "
+                        f"the rates give {given:.3g}"
+                    ),
+                    advice="Compute speed-up and efficiency from the rates, against the smallest world size.",
+                )
+
+
+def _off(table: Table, name: str, scale: float, series: Series) -> list[tuple[int, float]]:
+    """Return (position, what the rates give) of the rows whose stated ratio a series contradicts."""
+    ratios = series.efficiency * (series.world_sizes / series.world_sizes[0] if name == "speedup" else 1.0)
+    stated = table.number(name)
+    return [
+        (i, float(scale * ratio))
+        for places, ratio in zip(series.positions, ratios, strict=True)
+        for i in places
+        if abs(stated[i] / scale / ratio - 1.0) > RATIO_LIMIT
+    ]
+
+
 def order(table: Table) -> Iterator[Finding]:
     """F-ORDER: stepping alone cannot be slower than stepping and inference, nor that than the whole iteration."""
     bad: list[int] = []
@@ -116,7 +156,8 @@ def order(table: Table) -> Iterator[Finding]:
     for i in range(len(table)):
         present = [(name, float(table.number(name)[i])) for name in RATES if np.isfinite(table.number(name)[i])]
         for (first, a), (second, b) in pairwise(present):
-            if a < b:
+            # A study's step rates come from device-complete iterations, which are slower: not set against the others.
+            if a < b and not (table.kind == "study" and first in _STEPPING and second not in _STEPPING):
                 bad.append(i)
                 shown = shown or (
                     f"rates out of order in row {table.rows[i]}: {RATE_WORDS[first]} {count(a)} is below "
@@ -130,123 +171,3 @@ def order(table: Table) -> Iterator[Finding]:
             message=f"{shown}: columns swapped or runs mixed",
             advice="Check which column is which; take all rates of a row from one run.",
         )
-
-
-def trailing_zeros(value: float) -> int:
-    """Return how many zeros a whole number ends in; 0 for 0 and for fractions."""
-    if value == 0 or value != round(value):
-        return 0
-    zeros, whole = 0, round(abs(value))
-    while whole % 10 == 0:
-        whole //= 10
-        zeros += 1
-    return zeros
-
-
-def digits(table: Table) -> Iterator[Finding]:
-    """F-DIGITS: some rows are rounded to hundreds or more, others are exact."""
-    present = [name for name in RATES if table.has(name)]
-    if not present or table.kind != "table":
-        return
-    zeros = {}
-    for i in range(len(table)):
-        found = [float(table.number(name)[i]) for name in present if np.isfinite(table.number(name)[i])]
-        if found:
-            zeros[i] = min(trailing_zeros(value) for value in found)
-    enough = 2 if len(present) > 1 else 3
-    rounded = [i for i, z in zeros.items() if z >= enough]
-    exact = [i for i, z in zeros.items() if z == 0]
-    if rounded and exact:
-        unit = min(zeros[i] for i in rounded)
-        name = {2: "hundreds", 3: "thousands", 4: "ten thousands"}.get(unit, f"10^{unit}")
-        if table.has("world_size") and len({float(n) for n in table.world_sizes()}) == len(table):
-            which = "N=" + ",".join(count(table.world_sizes()[i]) for i in rounded)
-        else:
-            which = ", ".join(str(table.rows[i]) for i in rounded)
-        yield Finding(
-            id="F-DIGITS",
-            severity="warn",
-            rows=table.labels(rounded),
-            message=f"rows {which} are rounded to {name}, others are exact: different origins",
-            advice="Ask where the rounded rows come from; take all points from the same logs.",
-        )
-
-
-def single_run(table: Table) -> Iterator[Finding]:
-    """F-N1: one run per point, so nothing is known about scatter."""
-    if table.kind == "log" and "iteration" in table.numbers:
-        return
-    stated = table.number("repeats")
-    found = []
-    for curve in curves(table):
-        points: dict[tuple[float, float], set[object]] = {}
-        for i in curve.positions:
-            key = (float(table.world_sizes()[i]), float(np.nan_to_num(table.number("num_envs")[i], nan=-1)))
-            run: object = i
-            if "rank" in table.numbers or "iteration" in table.numbers:
-                run = (
-                    float(np.nan_to_num(table.number("repeat")[i], nan=-1)),
-                    float(np.nan_to_num(table.number("seed")[i], nan=-1)),
-                )
-            if table.text("status")[i] not in ("", "completed"):
-                continue
-            points.setdefault(key, set()).add(run)
-            if np.isfinite(stated[i]) and stated[i] > 1:
-                points[key].update(("stated", k) for k in range(int(stated[i])))
-        if points and min(len(runs) for runs in points.values()) < 2:
-            found += list(curve.positions)
-    if not found:
-        return
-    floor = _scatter_at_least(table)
-    known = (
-        f"this table's own impossible points put the scatter at {100 * floor:.0f} % or more, and differences below "
-        "that mean nothing"
-        if floor
-        else "how far two runs of one point differ is not known, so small differences mean nothing"
-    )
-    yield Finding(
-        id="F-N1",
-        severity="warn",
-        rows=table.labels(found),
-        message=f"one run per point: no interval; {known}",
-        advice="Repeat every point as a separate job, in interleaved order: 3 times to compare, 5 for a headline.",
-    )
-
-
-def _scatter_at_least(table: Table) -> float:
-    """Return the largest superlinearity, or rise of efficiency, that phases without communication show."""
-    worst = 0.0
-    for curve in curves(table):
-        for metric in ("fps_step", "fps_step_inference"):
-            series = curve.series(metric)
-            if series is None or len(series.world_sizes) < 2:
-                continue
-            e = series.efficiency
-            worst = max(worst, float(e.max()) - 1, *(float(b / a) - 1 for a, b in pairwise(e) if a < 1))
-    return worst if worst > 0.01 else 0.0
-
-
-def rank0(table: Table) -> Iterator[Finding]:
-    """F-RANK0: several ranks ran, and all times are those of rank 0."""
-    several = np.flatnonzero(table.world_sizes() > 1)
-    if table.scope == "rank0" and len(several):
-        library = next((t for t in table.text("library") if t), "")
-        origin = f" ({library} prints rank 0's clock)" if library else ""
-        yield Finding(
-            id="F-RANK0",
-            severity="warn",
-            rows=table.labels([int(i) for i in several]),
-            message=(
-                f"timings of rank 0 only{origin} for N "
-                f"{series_of(sorted(set(_finite(table.world_sizes()[several]))), '/')}: "
-                "load balance and stragglers cannot be seen"
-            ),
-            advice=(
-                "Let every rank write a record; until then print n/a (rank-0 timings) for load balance, "
-                "serialisation and transfer."
-            ),
-        )
-
-
-def _finite(values: Floats) -> list[float]:
-    return [float(v) for v in values if np.isfinite(v)]

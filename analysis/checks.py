@@ -15,6 +15,7 @@ from paceline.analysis import check_rules_curve as curve
 from paceline.analysis import check_rules_hardware as hardware
 from paceline.analysis import check_rules_mode as mode
 from paceline.analysis import check_rules_numbers as numbers
+from paceline.analysis import check_rules_origin as origin
 from paceline.analysis.finding import Finding
 from paceline.analysis.table import Mode, Table
 
@@ -24,6 +25,7 @@ RULES: Mapping[str, Callable[[Table], Iterable[Finding]]] = {
     "F-BATCH": mode.batch_changed,
     "F-CONFIG": mode.configuration,
     "F-ORDER": numbers.order,
+    "F-RATIO": numbers.stated_ratios,
     "F-INVALID": conditions.invalid_physics,
     "F-FOREIGN": conditions.foreign,
     "F-PROFILED": conditions.profiled,
@@ -36,9 +38,9 @@ RULES: Mapping[str, Callable[[Table], Iterable[Finding]]] = {
     "F-SUPER": curve.superlinear,
     "F-SAT": curve.saturation,
     "F-IDENT": curve.identifiable,
-    "F-DIGITS": numbers.digits,
-    "F-N1": numbers.single_run,
-    "F-RANK0": numbers.rank0,
+    "F-DIGITS": origin.digits,
+    "F-N1": origin.single_run,
+    "F-RANK0": origin.rank0,
     "F-WARMUP": conditions.warm_up,
     "F-THROTTLE": conditions.throttled,
     "F-CLOCK": hardware.clocks,

@@ -108,7 +108,7 @@ TEXT_ALIASES: Mapping[str, str] = {
     "sync": "sync measurement_mode timing_mode sync_mode",
     "status": "status",
     "cause": "cause failure",
-    "throttle": "throttle throttle_reason throttle_reasons clocks_throttle_reasons",
+    "throttle": "throttle throttled throttle_reason throttle_reasons clocks_throttle_reasons",
     "remark": "remark remarks note notes comment comments warning warnings",
     "scope": "scope timing_scope measurement_scope timed_on",
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from paceline.analysis.stats import ratio_interval
-from paceline.analysis.table import RATES, Floats, Table
+from paceline.analysis.table import RATES, Floats, Table, count
 
 _IDENTITY = ("task", "library", "physics")
 
@@ -178,8 +178,9 @@ def curves(table: Table) -> list[Curve]:
     out = []
     for key, positions in groups.items():
         for gpu, rows in _by_gpu(table, positions):
-            label = ", ".join(part for part in (*key, gpu) if part)
-            out.append(Curve(table=table, label=label, positions=tuple(rows)))
+            for size, part in _by_envs(table, rows):
+                label = ", ".join(text for text in (*key, gpu, size) if text)
+                out.append(Curve(table=table, label=label, positions=tuple(part)))
     return out
 
 
@@ -195,3 +196,27 @@ def _by_gpu(table: Table, positions: list[int]) -> list[tuple[str, list[int]]]:
     if set.intersection(*sizes):
         return list(models.items())
     return [("", positions)]
+
+
+def _by_envs(table: Table, positions: list[int]) -> list[tuple[str, list[int]]]:
+    """Split a grid of world sizes and numbers of environments into curves, by what stays fixed along most of them."""
+    n = table.world_sizes()
+    if len({float(n[i]) for i in positions}) < 2:
+        return [("", positions)]
+    grids = []
+    for name, values, word in (
+        ("weak", table.envs_per_rank(), "environments per rank"),
+        ("strong", table.number("num_envs"), "environments"),
+    ):
+        groups: dict[float, list[int]] = {}
+        for i in positions:
+            groups.setdefault(float(values[i]), []).append(i)
+        at_one_size = any(len({float(values[i]) for i in positions if n[i] == size}) > 1 for size in {*n[positions]})
+        if not np.isfinite(list(groups)).all() or not at_one_size:
+            continue
+        long = sum(len({float(n[i]) for i in rows}) >= 2 for rows in groups.values())
+        preferred = table.declared_mode == name
+        grids.append((long, preferred, [(f"{count(size)} {word}", rows) for size, rows in groups.items()]))
+    if not grids or max(grid[0] for grid in grids) == 0:
+        return [("", positions)]
+    return max(grids, key=lambda grid: grid[:2])[2]

@@ -18,6 +18,8 @@ from paceline.analysis.table import RANK0_LIBRARIES, RATES, Mode, Scope, Table
 from paceline.bench.errors import RecordError
 
 MAX_BYTES = 64 * 2**20
+# How Paceline's own report/scaling.csv begins: all ranks, undisturbed iterations after warm-up.
+OWN_COLUMNS = ("world_size", "num_nodes", "num_envs", "num_envs_per_rank", "repeats", "total_fps", "total_fps_low")
 _POSITIVE = {*RATES, "world_size", "num_nodes", "num_envs", "num_envs_per_rank", "iteration_time_s", "horizon"}
 _WHOLE = {"world_size", "num_nodes", "num_envs", "num_envs_per_rank"}
 
@@ -113,6 +115,7 @@ def parse_csv(text: str, source: str, mode: Mode | None = None) -> Table:
             "expected one such as world_size, num_gpus, num_envs or iteration"
         )
     declared, by = declared_mode(texts.get("mode", ()), source, mode)
+    own = tuple(header[: len(OWN_COLUMNS)]) == OWN_COLUMNS
     return Table(
         source=source,
         rows=tuple(range(1, len(body) + 1)),
@@ -122,7 +125,8 @@ def parse_csv(text: str, source: str, mode: Mode | None = None) -> Table:
         headers=headers,
         declared_mode=declared,
         declared_by=by,
-        scope=_scope(texts, numbers.keys()),
+        scope="all" if own else _scope(texts, numbers.keys()),
+        kind="study" if own else "table",
     )
 
 

@@ -105,3 +105,14 @@ def series_of(values: Sequence[float], separator: str = " / ", limit: int = 8) -
     """Return numbers for a message, at most ``limit`` of them."""
     shown = [count(v) for v in values[:limit]]
     return separator.join(shown) + (" ..." if len(values) > limit else "")
+
+
+def trailing_zeros(value: float) -> int:
+    """Return how many zeros a whole number ends in; 0 for 0 and for fractions."""
+    if value == 0 or value != round(value):
+        return 0
+    zeros, whole = 0, round(abs(value))
+    while whole % 10 == 0:
+        whole //= 10
+        zeros += 1
+    return zeros

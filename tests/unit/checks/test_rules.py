@@ -198,6 +198,33 @@ def test_order(check: Callable[..., dict[str, list[Finding]]]) -> None:
     assert "F-ORDER" not in check(text.replace("1801", "1951"))
 
 
+def test_stated_ratios(check: Callable[..., dict[str, list[Finding]]]) -> None:
+    head = "gpus,num_envs,step,total,efficiency,speedup\n"
+    text = head + "1,64,1201,1001,{0},1.0\n2,64,2307,1803,{1},1.8\n4,64,4403,3203,{2},3.2\n"
+    assert "F-RATIO" not in check(text.format(1, 0.9, 0.8))
+    assert "F-RATIO" not in check(text.format(100, 90, 80))
+    assert "F-RATIO" not in check(text.format(1, 0.96, 0.92)), "these are the stepping's"
+    found = check(text.format(1, 0.9, 0.95))["F-RATIO"][0]
+    assert found.severity == "error" and found.rows == (3,) and "efficiency 0.95 stated at N=4" in found.message
+
+
+def test_a_grid_of_world_sizes_and_environments_is_several_curves(
+    check: Callable[..., dict[str, list[Finding]]],
+) -> None:
+    head = "gpus,envs_per_gpu,total_fps,warmup,repeats\n"
+    grid = head + "".join(f"{n},{e},{int(n * e * 10 * (1 - 0.02 * n))}.5,5,3\n" for n in (1, 2, 4) for e in (512, 1024))
+    assert check(grid, "weak.csv") == {}
+    assert [f.message.split(":")[0] for f in check(grid, "strong.csv")["F-MODE"]] == [
+        "512 environments per rank",
+        "1024 environments per rank",
+    ]
+    head = "gpus,num_envs,total_fps,warmup,repeats\n"
+    grid = head + "".join(
+        f"{n},{e},{int(n * e * 10 * (1 - 0.02 * n))}.5,5,3\n" for n in (1, 2, 4) for e in (1024, 2048)
+    )
+    assert check(grid, "strong.csv") == {}
+
+
 def test_digits(check: Callable[..., dict[str, list[Finding]]]) -> None:
     text = "gpus,fps step,total\n1,590322,243988\n2,1146000,422000\n4,1672123,608917\n"
     assert check(text)["F-DIGITS"][0].rows == (2,)
@@ -238,6 +265,9 @@ def test_throttled(check: Callable[..., dict[str, list[Finding]]]) -> None:
     found = check(text.format(31))["F-THROTTLE"][0]
     assert found.message == "31 % of samples throttled (sw_power_cap) at N=2" and found.rows == (2,)
     assert "F-THROTTLE" not in check(text.format(2))
+    words = "gpus,num_envs,fps,throttled\n1,64,9001,no\n2,64,16001,{0}\n"
+    assert check(words.format("sw_thermal_slowdown"))["F-THROTTLE"][0].rows == (2,)
+    assert "F-THROTTLE" not in check(words.format("no"))
 
 
 def test_foreign(check: Callable[..., dict[str, list[Finding]]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -134,6 +135,14 @@ def test_command_on_a_folder(write: Any, capsys: pytest.CaptureFixture[str]) -> 
     edit_headers(folder, 4, lambda header: header["device"].update(name="NVIDIA H200"))
     assert main(["check", str(folder)]) == 1
     assert "F-HW" in capsys.readouterr().out
+
+
+def test_the_scaling_table_of_a_report_passes_its_own_checks(write: Callable[..., Any]) -> None:
+    from paceline.analysis.report import write_report
+
+    _, folder = write(iteration_noise=0.005, job_noise=0.005)
+    write_report(folder)
+    assert check_path(folder / "report" / "scaling.csv") == []
 
 
 def test_folder_that_is_damaged(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
