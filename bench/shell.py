@@ -31,6 +31,8 @@ RESERVED = frozenset(
         "ISAACSIM_ASSET_ROOT",
         "WARP_CACHE_PATH",
         "XDG_CACHE_HOME",
+        "TORCHINDUCTOR_CACHE_DIR",
+        "TRITON_CACHE_DIR",
         "OMP_NUM_THREADS",
         "MKL_NUM_THREADS",
         "OPENBLAS_NUM_THREADS",

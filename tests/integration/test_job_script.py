@@ -186,10 +186,12 @@ def test_two_nodes_meet_at_the_first(scene: Scene) -> None:
     assert (result["status"], result["ranks_completed"], result["job_id"]) == ("failed", [], job)
 
 
-def test_usr1_to_the_batch_shell_ends_and_requeues_the_job(scene: Scene) -> None:
-    run = scene.write(case(1), cluster(requeue=True), WAIT_S="300")
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_usr1_to_the_batch_shell_ends_and_requeues_the_job(scene: Scene, nodes: int) -> None:
+    run = scene.write(case(2 * nodes, num_nodes=nodes), cluster(requeue=True), WAIT_S="300")
     job = scene.submit(run)
-    wait_for(run.path / "torchrun-node1-0.json")
+    for node in range(1, nodes + 1):
+        wait_for(run.path / f"torchrun-node{node}-0.json")
     scene.slurm.run("scancel", "--batch", "--signal=USR1", job)  # what --signal=B:USR1@... does
     wait_for(run.path / "restart-1" / "result.json", timeout_s=100)
     assert scene.wait(job, {"FAILED", "COMPLETED"}) == "FAILED"

@@ -29,7 +29,7 @@ nasty = st.lists(
 
 
 @given(data=st.data())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_text_from_files_is_never_run_by_the_shell(data: st.DataObject) -> None:
     with scene() as here:
         canary = here.folder / "canary"

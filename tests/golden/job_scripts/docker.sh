@@ -101,6 +101,7 @@ mkdir -p "$CACHE_DIR/xdg" "$CACHE_DIR/warp" || fail "the cache folder cannot be 
 CACHE_DIR=$(cd -- "$CACHE_DIR" && pwd)
 export WARP_CACHE_PATH="$CACHE_DIR/warp"
 export XDG_CACHE_HOME="$CACHE_DIR/xdg"
+export TORCHINDUCTOR_CACHE_DIR="$CACHE_DIR/inductor" TRITON_CACHE_DIR="$CACHE_DIR/triton"
 
 # ---- where it runs --------------------------------------------------------------------------------------------------
 
@@ -119,6 +120,8 @@ for name in \
     ISAACSIM_ASSET_ROOT \
     WARP_CACHE_PATH \
     XDG_CACHE_HOME \
+    TORCHINDUCTOR_CACHE_DIR \
+    TRITON_CACHE_DIR \
     OMP_NUM_THREADS \
     MKL_NUM_THREADS \
     OPENBLAS_NUM_THREADS \

@@ -114,6 +114,7 @@ mkdir -p "$CACHE_DIR/xdg" "$CACHE_DIR/warp" || fail "the cache folder cannot be 
 CACHE_DIR=$(cd -- "$CACHE_DIR" && pwd)
 export WARP_CACHE_PATH="$CACHE_DIR/warp"
 export XDG_CACHE_HOME="$CACHE_DIR/xdg"
+export TORCHINDUCTOR_CACHE_DIR="$CACHE_DIR/inductor" TRITON_CACHE_DIR="$CACHE_DIR/triton"
 
 # ---- where it runs --------------------------------------------------------------------------------------------------
 
