@@ -52,14 +52,12 @@ def elsewhere(command: str) -> bool:
 
 
 def test_readme_has_its_two_commands_first() -> None:
-    first = fenced(ROOT / "README.md", ("bash", "sh", "console", "shell"))[:3]
-    assert first, "README.md is missing, or has no commands"
-    assert first[0].startswith("git clone ")
-    assert "make strong-scaling" in first
+    first = fenced(ROOT / "README.md", ("bash", "sh", "console", "shell"))[:2]
+    assert first == ["make strong-scaling", "make test"]
 
 
 @pytest.mark.parametrize("command", README_COMMANDS or ["none: README.md is missing"])
-def test_readme_command_runs(command: str, tmp_path: Path) -> None:
+def test_readme_command_runs(command: str) -> None:
     if elsewhere(command):
         return
     words = shlex.split(command)
@@ -67,7 +65,7 @@ def test_readme_command_runs(command: str, tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-c", command],
-        cwd=ROOT if words[0] == "make" else tmp_path,
+        cwd=ROOT,
         env={**os.environ, "PATH": path},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -75,7 +73,8 @@ def test_readme_command_runs(command: str, tmp_path: Path) -> None:
         timeout=100,
         check=False,
     )
-    assert done.returncode == 0, f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+    found_errors = 1 if words[:2] == ["paceline", "check"] else 0  # the example is there to show what is wrong with it
+    assert done.returncode == found_errors, f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}"
 
 
 def test_every_exception_is_needed() -> None:
