@@ -46,12 +46,16 @@ setup: ## Make .venv, with the command .venv/bin/paceline
 dev: ## The same, with what tests and checks need
 	@bash bench/setup.sh dev
 
+.PHONY: jobs-environment
+jobs-environment: setup ## Make the environment of the jobs (Isaac Lab) now instead of when it is first needed
+	@$(python) -c 'from paceline.bench import environment; environment.ensure()'
+
 .PHONY: components
 components: # Slurm, a browser and other programs that tests need
 	@bash tests/install/debian.sh
 
 .PHONY: test
-test: dev components ## Run the fast tests, then the slow ones (real Slurm, real Isaac Lab)
+test: dev components jobs-environment ## Run the fast tests, then the slow ones (real Slurm, real Isaac Lab)
 	@$(pytest) -n 2 -m "not slow and not gpu"
 	@$(pytest) -m "slow and not gpu"
 
@@ -67,6 +71,7 @@ test-gpu: dev ## Run the tests that need NVIDIA GPUs
 lint: dev ## Check style and format (ruff, shellcheck)
 	@.venv/bin/ruff check --quiet
 	@.venv/bin/ruff format --check --quiet
+	@bash tests/install/debian.sh shellcheck
 	@shellcheck $(shell_scripts)
 
 .PHONY: format
