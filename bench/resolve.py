@@ -42,6 +42,14 @@ def resolve(study: Study, cluster: Cluster, devices: int | None = None) -> Study
     Raises:
         StudyError: What the study asks for does not exist or does not divide; the message names what does.
     """
+    try:
+        return study.model_copy(update=_values(study, cluster, devices))
+    except StudyError as error:
+        raise StudyError(f"study {study.name!r}: {error}") from error
+
+
+def _values(study: Study, cluster: Cluster, devices: int | None) -> dict[str, Any]:
+    """Return all values of the resolved study; StudyError without the study's name."""
     gpus_per_node = (devices or 0) if cluster.scheduler == "local" else (cluster.gpus_per_node or 0)
     device = study.device if study.device != "auto" else ("cuda" if gpus_per_node else "cpu")
     if device == "cuda" and not gpus_per_node:
@@ -63,7 +71,7 @@ def resolve(study: Study, cluster: Cluster, devices: int | None = None) -> Study
     values["horizon"] = values.get("horizon") or agent.horizon
     values["num_epochs"] = values.get("num_epochs") or agent.num_epochs
     values["num_minibatches"] = _minibatches(study.kind, values, agent)
-    return study.model_copy(update=values)
+    return values
 
 
 def _sizes_and_nodes(values: Mapping[str, Any], cluster: Cluster, gpus_per_node: int | None) -> tuple[int, ...]:
