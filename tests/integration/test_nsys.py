@@ -1,0 +1,147 @@
+"""The real Nsight Systems: a program with known NVTX ranges is profiled, exported, analysed and scrubbed.
+
+nsys is fetched from Debian packages at test time (tests/install/nsys.sh) into a folder that git ignores. There is no
+GPU here: NVTX only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from paceline.analysis import trace
+from paceline.analysis.scrub import scrub
+from paceline.bench.errors import TraceError
+from paceline.profiling import nsys
+
+pytestmark = pytest.mark.slow
+ITERATIONS = 20
+PROGRAM = Path(__file__).parent / "programs" / "nvtx_ranges.py"
+TOKEN = "planted-token-4f2a9c7e1b"
+
+
+@pytest.fixture(scope="module", params=["2024.2.3", "2023.4.4"])
+def tool(request: pytest.FixtureRequest, repository: Path) -> Path:
+    """The real nsys; fetched once and kept in build/, which git ignores."""
+    folder = repository / "build" / f"nsys-{request.param}"
+    script = repository / "tests" / "install" / "nsys.sh"
+    done = subprocess.run(["bash", script, folder, request.param], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder / "nsys" / "bin" / "nsys"
+
+
+@pytest.fixture(scope="module")
+def profiled(tool: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, float]]]:
+    """A report, and what the processes measured themselves."""
+    report = tmp_path_factory.mktemp("nsys") / "report.nsys-rep"
+    command = nsys.profile_command(
+        tool, [sys.executable, str(PROGRAM), str(ITERATIONS)], report, cuda=False, window=False
+    )
+    environment = {**os.environ, **nsys.ENVIRONMENT, "MY_API_TOKEN": TOKEN}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"rank"')]
+    assert len(lines) == 2
+    return report, sorted(lines, key=lambda line: float(line["rank"]))
+
+
+@pytest.fixture(scope="module")
+def exported(tool: Path, profiled: tuple[Path, list[dict[str, float]]]) -> Path:
+    report, _ = profiled
+    return nsys.export(tool, report, report.with_suffix(".sqlite"))
+
+
+def check(path: Path, measured: list[dict[str, float]], fast: bool | None = None) -> None:
+    found = trace.analyse(path, fast=fast)
+    rows = {(row["name"], row["rank"]): row for row in found.ranges}
+    names = ("iteration", "rollout", "update", "overlapping", "never closed")
+    assert set(rows) == {(name, rank) for name in names for rank in (0, 1)}
+    for rank in (0, 1):
+        for name in ("iteration", "rollout", "update"):
+            row = rows[name, rank]
+            assert (row["instances"], row["style"], row["domain"]) == (ITERATIONS, "push_pop", "paceline")
+            # The program's clock readings lie just outside of its ranges.
+            assert row["wall_s"] == pytest.approx(measured[rank][name], rel=0.1, abs=0.02)
+        assert rows["overlapping", rank]["style"] == "start_end"
+        assert rows["overlapping", rank]["instances"] == ITERATIONS
+        assert rows["iteration", rank]["wall_s"] > rows["rollout", rank]["wall_s"] + rows["update", rank]["wall_s"]
+    assert rows["rollout", 1]["wall_s"] > rows["rollout", 0]["wall_s"]
+    assert found.graph_trace == "none"
+    assert any("no GPU work" in warning for warning in found.warnings)
+
+
+def test_sqlite(exported: Path, profiled: tuple[Path, list[dict[str, float]]]) -> None:
+    for fast in (False, True):
+        check(exported, profiled[1], fast)
+
+
+def test_ranges_that_a_process_never_closed(exported: Path) -> None:
+    rows = [row for row in trace.analyse(exported).ranges if row["name"] == "never closed"]
+    assert len(rows) == 2 and all(row["unclosed"] in (0, 1) for row in rows)
+
+
+def test_parquet(tool: Path, profiled: tuple[Path, list[dict[str, float]]]) -> None:
+    report, measured = profiled
+    folder = nsys.export(tool, report, report.with_name("report_pqtdir"), "parquetdir")
+    check(folder, measured)
+
+
+def test_scrubbed(exported: Path, profiled: tuple[Path, list[dict[str, float]]], tmp_path: Path) -> None:
+    """A token in the environment is all over the report and the export, and nowhere in the scrubbed copy."""
+    assert TOKEN.encode() in exported.read_bytes()
+    done = scrub(exported, tmp_path / "clean.sqlite")
+    content = done.path.read_bytes()
+    assert TOKEN.encode() not in content
+    assert str(PROGRAM).encode() not in content
+    with closing(sqlite3.connect(done.path)) as connection:
+        words = {word for text in every_text(connection) for word in re.findall(r"\w+", text)}
+    assert "rollout" in words and os.uname().nodename not in words
+    check(done.path, profiled[1])
+
+
+def every_text(connection: sqlite3.Connection) -> Iterator[str]:
+    """Yield every text in every table."""
+    for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+        for row in connection.execute(f'SELECT * FROM "{table}"'):
+            yield from (value for value in row if isinstance(value, str))
+
+
+def test_nvidia_reads_the_scrubbed_copy(tool: Path, exported: Path, tmp_path: Path) -> None:
+    """`nsys stats` prints the same numbers for the original and for the copy."""
+    copy = scrub(exported, tmp_path / "clean.sqlite").path
+    texts = []
+    for path in (exported, copy):
+        command = [tool, "stats", "-q", "-r", "nvtx_sum", "--format", "csv", path]
+        texts.append(subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout)
+    assert "paceline:rollout" in texts[0]
+    assert texts[0] == texts[1]
+
+
+def test_broken_reports(tool: Path, profiled: tuple[Path, list[dict[str, float]]], tmp_path: Path) -> None:
+    """Killed while profiling, cut off, or full disk: one clear line, and nothing left of the export."""
+    report, _ = profiled
+    with pytest.raises(TraceError, match="no such report"):
+        nsys.export(tool, tmp_path / "absent.nsys-rep", tmp_path / "o.sqlite")
+    (tmp_path / "empty.nsys-rep").touch()
+    with pytest.raises(TraceError, match="empty report"):
+        nsys.export(tool, tmp_path / "empty.nsys-rep", tmp_path / "o.sqlite")
+    cut = tmp_path / "cut.nsys-rep"
+    cut.write_bytes(report.read_bytes()[: report.stat().st_size // 2])
+    with pytest.raises(TraceError, match="could not export it") as caught:
+        nsys.export(tool, cut, tmp_path / "o.sqlite")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "o.sqlite").exists()
+
+
+def test_version(tool: Path) -> None:
+    found = nsys.version(tool)
+    assert found[:2] in ((2024, 2), (2023, 4))
+    assert (nsys.problem(found, "580.159.04") is None) == (found[:2] == (2024, 2))
