@@ -156,7 +156,7 @@ def test_every_directive_is_taken_by_sbatch(scene: Scene, changes: dict[str, Any
     shown = scene.slurm.run("scontrol", "show", "job", "--oneliner", job)
     for expected in (
         f"JobName=paceline-{run.case_id} ", "TimeLimit=00:05:00 ", "ReqNodeList=node1 ", "ExcNodeList=node2 ",
-        "OverSubscribe=NO ", "Features=l40 ", "MailUser=me@example.org ", "MailType=END,FAIL", "TresPerNode=gres:gpu:l40:2 ",
+        "OverSubscribe=NO ", "Features=l40 ", "MailUser=me@example.org ", "MailType=END,FAIL", "gres:gpu:l40:2 ",
         f"Requeue={1 if changes.get('requeue', True) else 0} ", "Comment=of several words ", "CPUs/Task=4 ",
         "MinMemoryNode=4G ",
     ):  # fmt: skip
