@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a reader that has gone is handled, not at exit
         return code
     except PacelineError as error:
-        return _complain(args, " ".join(str(error).splitlines()))
+        return _complain(args, str(error))
     except KeyboardInterrupt:
         print("\npaceline: interrupted", file=sys.stderr)
         return 130
@@ -126,10 +126,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(args: argparse.Namespace, text: str) -> int:
-    """Print one line to stderr and return 2; under --debug raise what is being handled."""
+    """Print one line for each problem to stderr and return 2; under --debug raise what is being handled."""
     if args.debug:
-        raise  # noqa: PLE0704 - called from except blocks only
-    print(f"paceline: {text}", file=sys.stderr)
+        raise
+    for line in text.splitlines():
+        print(f"paceline: {line}", file=sys.stderr)
     return 2
 
 

@@ -6,12 +6,11 @@ import time
 from collections.abc import Sequence
 from types import TracebackType
 
+from paceline.bench.status import UNFINISHED, CaseStatus, summary
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
-
-from paceline.bench.status import UNFINISHED, CaseStatus, summary
 
 _STYLES = {
     "completed": "green",
@@ -62,7 +61,10 @@ class Display:
     def _table(self, statuses: Sequence[CaseStatus]) -> Table:
         elapsed = time.monotonic() - self._start_s
         table = Table(
-            title=f"{self._title}   {elapsed // 60:.0f}:{elapsed % 60:02.0f}", title_justify="left", box=None, padding=(0, 2, 0, 0)
+            title=f"{self._title}   {elapsed // 60:.0f}:{elapsed % 60:02.0f}",
+            title_justify="left",
+            box=None,
+            padding=(0, 2, 0, 0),
         )
         for name, justify in (("case", "left"), ("state", "left"), ("iterations", "right"), ("", "left")):
             table.add_column(name, justify=justify)  # type: ignore[arg-type]

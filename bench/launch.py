@@ -9,15 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from paceline.bench import environment, local, render, snapshot
 from paceline.bench import cluster as cluster_module
+from paceline.bench import environment, local, render, snapshot
 from paceline.bench import study as study_module
 from paceline.bench.cluster import Cluster, load_cluster
 from paceline.bench.display import Display
-from paceline.bench.errors import ClusterError, LaunchError, StudyError
+from paceline.bench.errors import ClusterError, LaunchError
 from paceline.bench.plan import Plan, make_plan
 from paceline.bench.record import LAUNCH_SCHEMA, Case
-from paceline.bench.rundir import RunDir, StudyDir, write_json
+from paceline.bench.rundir import RunDir, StudyDir, read_json, write_json
 from paceline.bench.status import UNFINISHED, CaseStatus, study_status
 from paceline.bench.study import Study, load_study
 
@@ -67,7 +67,9 @@ def create(folder: Path, study: Study, cluster: Cluster) -> OpenStudy:
     try:
         directory.runs.mkdir(parents=True, exist_ok=True)
         directory.cluster_yaml.write_text(cluster_module.to_yaml(cluster), encoding="utf-8")
-        directory.study_yaml.write_text(study_module.to_yaml(study), encoding="utf-8")  # last: it makes the folder a study folder
+        directory.study_yaml.write_text(
+            study_module.to_yaml(study), encoding="utf-8"
+        )  # last: it makes the folder a study folder
     except OSError as error:
         raise LaunchError(f"{folder}: cannot write the study folder ({error.strerror})") from error
     return opened
@@ -239,8 +241,6 @@ def cancel(opened: OpenStudy) -> list[CaseStatus]:
 
         slurm.cancel(jobs)
     else:
-        from paceline.bench.rundir import read_json
-
         for status in active:
             assert status.attempt is not None
             run = opened.directory.run(status.case.case_id, status.attempt)
@@ -280,7 +280,7 @@ def default_folder(study: Study, cluster: Cluster) -> Path:
 
 
 def find_folder(name: str) -> Path:
-    """Return the study folder that a command names: a path, or the name of one below ./outputs. LaunchError if there is none."""
+    """Return the study folder that a command names, by path or by its name below ./outputs; LaunchError if none is."""
     path = Path(name)
     if path.exists():
         return path
@@ -291,17 +291,3 @@ def find_folder(name: str) -> Path:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
     hint = f"; did you mean outputs/{near[0]}?" if near else "; `paceline run` makes one"
     raise LaunchError(f"{name}: no such study folder{hint}")
-
-
-__all__ = [
-    "Driver",
-    "JobSide",
-    "OpenStudy",
-    "StudyError",
-    "cancel",
-    "create",
-    "default_folder",
-    "find_folder",
-    "follow",
-    "open_study",
-]

@@ -68,7 +68,7 @@ class LocalRun:
         return self._process.poll()
 
     def stop(self, grace_s: float = 60.0) -> None:
-        """End the script: it gets TERM and time to end the training and write its sentinel, then its session is killed."""
+        """End the script: TERM, then time to end the training and write the sentinel, then its session is killed."""
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(grace_s)
@@ -79,7 +79,7 @@ class LocalRun:
 
 
 def cancel(launch: dict[str, object]) -> None:
-    """End a local run that another `paceline run` started; one that is gone is no error. LaunchError for another host."""
+    """End a local run that another `paceline run` started, if it still runs; LaunchError if it is another host's."""
     host = launch.get("hostname")
     if host != socket.gethostname():
         raise LaunchError(f"the run was started on host {host}: cancel it there")

@@ -32,7 +32,9 @@ class StudyLock:
             ) from error
         except OSError as error:
             os.close(descriptor)
-            raise LaunchError(f"{self._study.lock}: cannot lock ({error.strerror}); is the file system read-only?") from error
+            raise LaunchError(
+                f"{self._study.lock}: cannot lock ({error.strerror}); is the file system read-only?"
+            ) from error
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps({"pid": os.getpid(), "hostname": socket.gethostname()}).encode())
         self._descriptor = descriptor

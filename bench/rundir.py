@@ -176,7 +176,7 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; RecordError if it is truncated or not an object, FileNotFoundError if absent."""
+    """Return the object in a JSON file; RecordError if it is damaged or no object, FileNotFoundError if absent."""
     try:
         data = json.loads(path.read_bytes())
     except (ValueError, UnicodeDecodeError) as error:

@@ -13,11 +13,10 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from submitit.core import utils
-from submitit.slurm import slurm
-
 from paceline.bench.errors import ClusterError, LaunchError
 from paceline.bench.rundir import RunDir
+from submitit.core import utils
+from submitit.slurm import slurm
 
 _LOG = logging.getLogger(__name__)
 ACTIVE = {
@@ -72,7 +71,7 @@ class QueueWatcher(slurm.SlurmInfoWatcher):
             return {}
         states = {}
         for line in answer.stdout.splitlines():
-            job, state, nodes, reason = (line.split("|", 3) + ["", "", ""])[:4]
+            job, state, nodes, reason = [*line.split("|", 3), "", "", ""][:4]
             states[job] = {"JobID": job, "State": state, "NodeList": nodes, "Reason": reason}
         self._listed = frozenset(states)
         return {job: info for job, info in states.items() if job in wanted}

@@ -67,7 +67,7 @@ class CaseStatus:
 
 
 def study_status(study: StudyDir, cases: Iterable[Case]) -> list[CaseStatus]:
-    """Return the state of each case, in the order given. Asks the scheduler once, and only if something may still run."""
+    """Return the state of each case, in the order given. Asks the scheduler once, if something may still run."""
     found = [(case, *_newest(study, case)) for case in cases]
     waiting = [launch["job_id"] for _, launch, result, _ in found if launch and _slurm(launch) and _open(result)]
     states: Mapping[str, Mapping[str, str]] = {}
@@ -79,7 +79,7 @@ def study_status(study: StudyDir, cases: Iterable[Case]) -> list[CaseStatus]:
 
 
 def read_cases(study: StudyDir) -> list[Case]:
-    """Return the cases that have a run folder, each once, without needing the study file. RecordError if one is damaged."""
+    """Return the cases that have a run folder, without needing the study file. RecordError if one is damaged."""
     cases = []
     for case_id in study.case_ids():
         attempts = study.attempts(case_id)

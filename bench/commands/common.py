@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING
 from paceline.bench.errors import StudyError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from paceline.bench.cluster import Cluster
     from paceline.bench.launch import OpenStudy
     from paceline.bench.status import CaseStatus
     from paceline.bench.study import Study
+    from rich.console import Console
 
 
 def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare STUDY, --cluster and --set."""
-    parser.add_argument("study", metavar="STUDY", help="a study file, or the name of a shipped one (strong_scaling, weak_scaling)")
+    parser.add_argument(
+        "study", metavar="STUDY", help="a study file, or the name of a shipped one (strong_scaling, weak_scaling)"
+    )
     parser.add_argument(
         "--cluster",
         metavar="NAME",
@@ -40,7 +41,9 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_folder_argument(parser: argparse.ArgumentParser) -> None:
     """Declare FOLDER."""
-    parser.add_argument("folder", metavar="FOLDER", help="a study folder (below outputs/ unless you chose another place)")
+    parser.add_argument(
+        "folder", metavar="FOLDER", help="a study folder (below outputs/ unless you chose another place)"
+    )
 
 
 def resolved_study(args: argparse.Namespace) -> tuple[Study, Cluster]:
@@ -91,9 +94,8 @@ def finish(opened: OpenStudy, statuses: Sequence[CaseStatus]) -> int:
 
 def print_report(folder: Path) -> None:
     """Write the report of a study folder; print its table and, as the last line, the path of the page."""
-    from rich.console import Console
-
     from paceline.analysis import load, report
+    from rich.console import Console
 
     analysis = report.Analysis(load.load_study(folder))
     page = report.write_analysis(analysis)

@@ -26,7 +26,18 @@ def run(args: argparse.Namespace) -> int:
     plan = make_plan(study, cluster)
     cases = plan.all_cases
     print(f"{study.name}: {study.kind} scaling of {study.task} with {study.trainer} on {cluster.name}")
-    head = ("case", "ranks", "nodes", "repeat", "num_envs", "envs/rank", "batch", "minibatch/rank", "steps/iter", "iterations")
+    head = (
+        "case",
+        "ranks",
+        "nodes",
+        "repeat",
+        "num_envs",
+        "envs/rank",
+        "batch",
+        "minibatch/rank",
+        "steps/iter",
+        "iterations",
+    )
     rows = [
         (
             case.case_id,

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from paceline.bench.commands import common
+
+if TYPE_CHECKING:
+    from paceline.bench.launch import OpenStudy
 
 EXAMPLE = "paceline run strong_scaling --set task=Isaac-Ant-Direct --set world_sizes=1,2,4 --set repeats=5"
 
@@ -13,7 +17,11 @@ EXAMPLE = "paceline run strong_scaling --set task=Isaac-Ant-Direct --set world_s
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     common.add_study_arguments(parser)
-    parser.add_argument("--folder", metavar="DIR", help="where the study is kept (default: a folder below outputs/, named by its content)")
+    parser.add_argument(
+        "--folder",
+        metavar="DIR",
+        help="where the study is kept (default: a folder below outputs/, named by its content)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,13 +33,12 @@ def run(args: argparse.Namespace) -> int:
     return drive(launch.create(folder, study, cluster))
 
 
-def drive(opened: object) -> int:
+def drive(opened: OpenStudy) -> int:
     """Bring an open study to its end under its lock, with progress, and report."""
     from paceline.bench import launch
     from paceline.bench.display import Display
     from paceline.bench.lock import StudyLock
 
-    assert isinstance(opened, launch.OpenStudy)
     console = common.console()
     with StudyLock(opened.directory):
         job_side = launch.job_side(opened.cluster, console.print)
@@ -46,11 +53,10 @@ def drive(opened: object) -> int:
         return common.finish(opened, statuses)
 
 
-def _how_to_go_on(opened: object) -> str:
-    from paceline.bench import launch
-
-    assert isinstance(opened, launch.OpenStudy)
+def _how_to_go_on(opened: OpenStudy) -> str:
     folder = opened.directory.path
     if opened.cluster.scheduler == "slurm":
-        return f"the jobs stay in the queue: `paceline watch {folder}` picks them up, `paceline cancel {folder}` ends them"
+        return (
+            f"the jobs stay in the queue: `paceline watch {folder}` picks them up, `paceline cancel {folder}` ends them"
+        )
     return f"nothing that completed is lost: `paceline retry {folder}` goes on"
