@@ -2,9 +2,9 @@
 
 Strong scaling must keep the learning problem, and measuring must not change it:
 
-    one rank, two seeds   what seeds do to the reward curve of 256 environments
-    two ranks             the same 256 environments as 2 x 128: same batch, same optimiser steps, same learning
-    stock                 Isaac Lab's own command line without any of ours: the same rewards, to the last digit
+    one rank, three seeds  what seeds do to the reward curve of 256 environments
+    two ranks              the same 256 environments as 2 x 128: same batch, same optimiser steps, same learning
+    stock                  Isaac Lab's own command line without any of ours: the same rewards, to the last digit
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.isaaclab, pytest.mark.timeout(1500)]
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINERS: tuple[Trainer, ...] = ("rsl_rl", "rl_games")
-ITERATIONS = 70
+ITERATIONS = 60
+SEEDS = (42, 43, 44)
 STOCK_ITERATIONS = 12
 CASE = Case(
     kind="strong",
@@ -51,6 +52,18 @@ CASE = Case(
     device="cpu",
     sync_every=5,
 )
+
+
+# rl_games normalises by statistics of each rank's own environments, which with few of them makes two ranks a harder
+# problem than one (bench/trainers/rl_games.py). What is compared here is the rest of the problem.
+SETTINGS: dict[Trainer, tuple[str, ...]] = {
+    "rsl_rl": (),
+    "rl_games": ("agent.params.config.normalize_input=False", "agent.params.config.normalize_value=False"),
+}
+
+
+def case_of(trainer: Trainer, **changes: Any) -> Case:
+    return dataclasses.replace(CASE, trainer=trainer, overrides=SETTINGS[trainer], **changes)
 
 
 @dataclass(frozen=True)
@@ -128,8 +141,7 @@ class Jobs:
         return self._done[case.case_id]
 
     def stock(self, trainer: Trainer, folder: Path) -> str:
-        """Return what Isaac Lab's own command prints for the same training, with nothing of ours in the process."""
-        case = dataclasses.replace(CASE, trainer=trainer)
+        """Return what Isaac Lab's own command prints, and the names of its checkpoints, with nothing of ours in it."""
         settings = {
             "rsl_rl": [
                 "agent.device=cpu",
@@ -148,14 +160,15 @@ class Jobs:
             ],
         }[trainer]
         folder.mkdir()
-        command = [str(self.python.with_name("isaaclab")), "train", "--rl_library", trainer, "--task", case.task]
+        command = [str(self.python.with_name("isaaclab")), "train", "--rl_library", trainer, "--task", CASE.task]
         command += ["--num_envs", "256", "--max_iterations", str(STOCK_ITERATIONS), "--seed", "42", "--device", "cpu"]
-        command += ["--viz", "none", "physics=newton_mjwarp", *settings]
+        command += ["--viz", "none", "physics=newton_mjwarp", *settings, *SETTINGS[trainer]]
         done = subprocess.run(
             command, env=self.environment, cwd=folder, capture_output=True, text=True, check=False, timeout=900
         )
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-        return done.stdout
+        checkpoints = [path.name for path in folder.rglob("*.pth")]
+        return "\n".join((done.stdout, *checkpoints))
 
 
 def load(run: RunDir, result: Result) -> Trained:
@@ -174,26 +187,36 @@ def jobs(jobs_environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Jo
     return Jobs(jobs_environment, assets, tmp_path_factory.mktemp("training"))
 
 
-Runs = dict[tuple[Trainer, int, int], Trained]
+@dataclass(frozen=True)
+class Runs:
+    """All runs that the tests below look at, by trainer."""
+
+    one: dict[Trainer, list[Trained]]
+    """One rank, by seed; the first with the seed of ``two``."""
+    two: dict[Trainer, Trained]
+    """Two ranks."""
+    stock: dict[Trainer, str]
+    """What Isaac Lab's own command printed."""
 
 
 @pytest.fixture(scope="module")
-def runs(jobs: Jobs) -> Runs:
-    """Runs by trainer, world size and seed. One-rank runs go two at a time; the first also fills the kernel cache."""
-    found: Runs = {}
+def runs(jobs: Jobs, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Two processes at a time, for two cores. A short run first fills the kernel cache."""
+    found = Runs({}, {}, {})
+    jobs.train(dataclasses.replace(CASE, kind="warmup", iterations=3, num_envs=64))
     for trainer in TRAINERS:
-        one, other = (dataclasses.replace(CASE, trainer=trainer, seed=seed) for seed in (42, 43))
-        if not found:
-            jobs.train(dataclasses.replace(one, kind="warmup", iterations=3, num_envs=64))
+        first, second, third = (case_of(trainer, seed=seed) for seed in SEEDS)
         with ThreadPoolExecutor(2) as pool:
-            found[trainer, 1, 42], found[trainer, 1, 43] = pool.map(jobs.train, (one, other))
-        found[trainer, 2, 42] = jobs.train(dataclasses.replace(one, world_size=2))
+            stock = pool.submit(jobs.stock, trainer, tmp_path_factory.mktemp("stock") / trainer)
+            found.one[trainer] = list(pool.map(jobs.train, (first, second, third)))
+            found.stock[trainer] = stock.result()
+        found.two[trainer] = jobs.train(dataclasses.replace(first, world_size=2))
     return found
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_two_ranks_keep_the_problem(runs: Runs, trainer: Trainer) -> None:
-    one, two = runs[trainer, 1, 42], runs[trainer, 2, 42]
+    one, two = runs.one[trainer][0], runs.two[trainer]
     (whole,) = (header["problem"] for header in one.headers)
     assert whole["global_batch"] == 256 * 16
     for header in two.headers:
@@ -212,14 +235,14 @@ def test_two_ranks_keep_the_problem(runs: Runs, trainer: Trainer) -> None:
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_every_rank_has_its_own_seed(runs: Runs, trainer: Trainer) -> None:
-    headers = runs[trainer, 2, 42].headers
+    headers = runs.two[trainer].headers
     assert [header["seed"] for header in headers] == [42, 43]
     assert len({header["trainer_seed"] for header in headers}) == 2
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_ranks_differ_in_nothing_else(runs: Runs, trainer: Trainer) -> None:
-    for trained in (runs[trainer, 1, 42], runs[trainer, 2, 42]):
+    for trained in (runs.one[trainer][0], runs.two[trainer]):
         for rank, header in enumerate(trained.headers):
             assert header["rank"] == header["local_rank"] == rank
             assert header["world_size"] == len(trained.headers)
@@ -228,30 +251,36 @@ def test_ranks_differ_in_nothing_else(runs: Runs, trainer: Trainer) -> None:
             assert header["versions"]["isaaclab"] == "3.0.0"
         assert [end["iterations"] for end in trained.ends] == [ITERATIONS] * len(trained.headers)
         assert len({header["node"] for header in trained.headers}) == 1
-    assert {header["backend"] for header in runs[trainer, 2, 42].headers} == {"gloo"}
+    assert {header["backend"] for header in runs.two[trainer].headers} == {"gloo"}
 
 
 def late(trained: Trained) -> float:
-    """Mean reward of the last fifth of a run: the curve is flat, and the trainer's moving average has caught up."""
+    """Return the mean reward of the last fifth of a run."""
     return statistics.fmean(trained.column("reward")[-ITERATIONS // 5 :])
+
+
+def gain(trained: Trained) -> float:
+    """Return how far the reward rose from its lowest value (it falls at first: longer episodes, more cost)."""
+    return late(trained) - float(min(reward for reward in trained.column("reward") if reward is not None))
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_two_ranks_learn_as_one(runs: Runs, trainer: Trainer) -> None:
-    # Both trainers report a mean over the last 100 episodes of one rank. With half the environments on a rank it looks
-    # back twice as far, so curves are compared where they are flat, not where they rise.
-    one, other, two = runs[trainer, 1, 42], runs[trainer, 1, 43], runs[trainer, 2, 42]
-    gains = [late(trained) - min(trained.column("reward")[:15]) for trained in (one, other, two)]
-    assert min(gains) > 4, f"a run did not learn: {gains}"
-    seeds = [late(one), late(other)]
-    # Two seeds give a spread of one degree of freedom; what curves wobble within a run bounds it from below.
-    noise = max(abs(seeds[0] - seeds[1]), statistics.stdev(one.column("reward")[-ITERATIONS // 5 :]))
-    assert abs(late(two) - statistics.fmean(seeds)) <= 4 * noise + 0.1 * abs(statistics.fmean(seeds))
+    # Both trainers report the mean over the last 100 episodes of one rank. With half the environments on a rank that
+    # looks back twice as far, so a rising curve lies a little lower: gains get half the spread of the seeds as slack.
+    seeds = [late(trained) for trained in runs.one[trainer]]
+    gains = [gain(trained) for trained in runs.one[trainer]]
+    two = runs.two[trainer]
+    assert min(gains) > 2, f"one rank does not learn: {gains}"
+    assert gain(two) > 0.5 * min(gains), f"two ranks learn less than one: {gain(two)}, one rank {gains}"
+    # 95 % prediction interval for one more run, from three: Student's t for 2 degrees of freedom is 4.30.
+    noise = 4.30 * statistics.stdev(seeds) * (1 + 1 / len(seeds)) ** 0.5
+    assert abs(late(two) - statistics.fmean(seeds)) <= noise + 0.1 * abs(statistics.fmean(seeds))
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_times_agree_with_the_trainers_own(runs: Runs, trainer: Trainer) -> None:
-    for trained in (runs[trainer, 1, 42], runs[trainer, 2, 42]):
+    for trained in (runs.one[trainer][0], runs.two[trainer]):
         for rank in range(len(trained.rows)):
             ours = sum(trained.column("iteration_time_s", rank))
             theirs = sum(trained.column("reported_iteration_time_s", rank))
@@ -261,13 +290,13 @@ def test_times_agree_with_the_trainers_own(runs: Runs, trainer: Trainer) -> None
                 assert row["inference_time_s"] > 0 and row["communication_time_s"] < row["update_time_s"]
                 explained = row["physics_time_s"] + row["inference_time_s"] + row["update_time_s"]
                 assert explained < row["iteration_time_s"]
-    assert sum(runs[trainer, 2, 42].column("communication_time_s")) > 0
-    assert min(runs[trainer, 2, 42].column("collectives")) >= 20
+    assert sum(runs.two[trainer].column("communication_time_s")) > 0
+    assert min(runs.two[trainer].column("collectives")) >= 20
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_modes_are_marked(runs: Runs, trainer: Trainer) -> None:
-    trained = runs[trainer, 1, 42]
+    trained = runs.one[trainer][0]
     assert trained.column("warmup")[:3] == [1, 1, 0]
     assert [number for number, sync in enumerate(trained.column("sync")) if sync] == list(range(6, ITERATIONS, 5))
     starts = trained.column("start_s")
@@ -275,7 +304,7 @@ def test_modes_are_marked(runs: Runs, trainer: Trainer) -> None:
 
 
 def test_samples_lie_beside_the_records(runs: Runs) -> None:
-    run = runs["rsl_rl", 2, 42].run
+    run = runs.two["rsl_rl"].run
     (path,) = run.samples_files()
     header, *samples = [json.loads(line) for line in path.read_text().splitlines()]
     assert header["case_id"] == run.case_id
@@ -286,30 +315,26 @@ def test_samples_lie_beside_the_records(runs: Runs) -> None:
 
 
 def test_nothing_is_written_elsewhere(runs: Runs, repository: Path) -> None:
-    run = runs["rl_games", 1, 42].run
+    run = runs.one["rl_games"][0].run
     names = {path.name.partition("-")[0] for path in run.path.iterdir()}
     assert names == {"case.json", "rank", "result.json", "samples", "train.log", "trainer"}
     assert list((run.path / "trainer").rglob("events.out.tfevents.*"))
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
-def test_measuring_changes_nothing(jobs: Jobs, runs: Runs, trainer: Trainer, tmp_path: Path) -> None:
-    printed = jobs.stock(trainer, tmp_path / "stock")
-    log = runs[trainer, 1, 42].run.train_log.read_text()
+def test_measuring_changes_nothing(runs: Runs, trainer: Trainer) -> None:
+    measured = runs.one[trainer][0]
     if trainer == "rsl_rl":
+        log = measured.run.train_log.read_text()
         for name in ("Mean reward", "Mean episode length", "Mean value loss", "Mean surrogate loss"):
-            values = re.findall(rf"{name}: (\S+)", printed)
-            assert len(values) == STOCK_ITERATIONS
-            assert re.findall(rf"{name}: (\S+)", log)[:STOCK_ITERATIONS] == values
+            stock = re.findall(rf"{name}: +(\S+)", runs.stock[trainer])
+            assert len(stock) >= STOCK_ITERATIONS - 1
+            assert re.findall(rf"{name}: +(\S+)", log)[: len(stock)] == stock
     else:
         # It prints no rewards; the name of its last checkpoint has the mean reward with all its digits.
-        (name,) = {
-            path.name.partition("_rew_")[2]
-            for path in (tmp_path / "stock").rglob(f"last_*_ep_{STOCK_ITERATIONS}_rew_*")
-        }
-        reward = float(re.findall(r"-?\d+\.\d+", name)[0])
-        ours = runs[trainer, 1, 42].column("reward")[STOCK_ITERATIONS - 1]
-        assert ours == pytest.approx(reward, abs=1e-6)
+        rewards = re.findall(rf"_ep_{STOCK_ITERATIONS}_rew_\D*(-?\d+\.\d+)", runs.stock[trainer])
+        assert rewards
+        assert measured.column("reward")[STOCK_ITERATIONS - 1] == pytest.approx(float(rewards[-1]), abs=1e-6)
 
 
 def test_a_trainer_that_does_something_else_is_a_failure(jobs: Jobs) -> None:
