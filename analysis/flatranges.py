@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _CHUNK_PAIRS = 4_000_000
 
 
-def project(projection: Projection, capture: Capture, own: Any, launch: Any, call_order: Any, call_bounds: Any) -> None:
+def project(projection: Projection, capture: Capture, own: Any, launch: Any) -> None:
     """Fill in everything about the flat ranges and their groups, in place."""
     operations = capture.operations
     rows = np.flatnonzero(projection.flat)
@@ -35,7 +35,7 @@ def project(projection: Projection, capture: Capture, own: Any, launch: Any, cal
     order_of[projection.order] = np.arange(len(operations))
     keys = [np.empty(0, np.int64)]
     call_keys = [np.empty(0, np.int64)]
-    for found_ranges, found_calls in _contained(capture, rows, call_order, call_bounds):
+    for found_ranges, found_calls in _contained(capture, rows, projection.call_order, projection.call_bounds):
         np.add.at(projection.per_range["api"], found_ranges, own[found_calls])
         group = projection.group[found_ranges].astype(np.int64)
         call_keys.append(np.unique(group * max(len(capture.calls), 1) + found_calls))

@@ -30,7 +30,8 @@ def longest(capture: Capture, projection: Projection, count: int) -> list[dict[s
         top = np.argsort(-lengths, kind="stable")[:count] if len(lengths) <= count else _top(lengths, count)
         found += [(int(lengths[i]), process, int(coverage.end[i]), int(coverage.start[i + 1])) for i in top]
     found.sort(key=lambda gap: (-gap[0], gap[1], gap[2]))
-    return [_describe(capture, projection, process, start, end) for _, process, start, end in found[:count]]
+    hosts = _Hosts(capture, projection)
+    return [_describe(capture, projection, hosts, process, start, end) for _, process, start, end in found[:count]]
 
 
 def _top(values: Any, count: int) -> Any:
@@ -39,7 +40,9 @@ def _top(values: Any, count: int) -> Any:
     return largest[np.lexsort((largest, -values[largest]))]
 
 
-def _describe(capture: Capture, projection: Projection, process: int, start: int, end: int) -> dict[str, Any]:
+def _describe(
+    capture: Capture, projection: Projection, hosts: _Hosts, process: int, start: int, end: int
+) -> dict[str, Any]:
     operations, calls = capture.operations, capture.calls
     rows = projection.order[projection.process_bounds[process] : projection.process_bounds[process + 1]]
     rows = rows[operations.start[rows] == end]
@@ -59,11 +62,10 @@ def _describe(capture: Capture, projection: Projection, process: int, start: int
     }
     if call < 0:
         return result
-    thread = calls.thread[call]
+    thread = int(calls.thread[call])
     result["launch_delay_s"] = (end - int(calls.start[call])) / 1e9
-    result["range"] = _open_range(capture, projection, int(thread), (start + end) // 2)
-    # A call that began long before the gap may still run in it: look at every call of the thread that overlaps.
-    mine = np.flatnonzero((calls.start < end) & (calls.end > start) & (calls.thread == thread))
+    result["range"] = hosts.open_range(thread, (start + end) // 2)
+    mine = hosts.calls_between(thread, start, end)
     overlap = np.minimum(calls.end[mine], end) - np.maximum(calls.start[mine], start)
     by_name: dict[int, int] = {}
     for code, length in zip(calls.name[mine].tolist(), overlap.tolist(), strict=True):
@@ -76,15 +78,40 @@ def _describe(capture: Capture, projection: Projection, process: int, start: int
     return result
 
 
-def _open_range(capture: Capture, projection: Projection, thread: int, time: int) -> str | None:
-    """Return the label of the innermost range that is open on a thread at a time."""
-    ranges = capture.ranges
-    rows = np.flatnonzero((ranges.start <= time) & (ranges.end > time) & (ranges.thread == thread))
-    if not len(rows):
-        return None
-    row = rows[np.lexsort((ranges.end[rows], -ranges.start[rows]))[0]]
-    domain, name = capture.labels[ranges.label[row]]
-    return f"{domain}:{name}" if domain and domain != "paceline" else name
+class _Hosts:
+    """Answers what a host thread was doing at a time; sorts a thread's rows once."""
+
+    def __init__(self, capture: Capture, projection: Projection) -> None:
+        self.capture, self.projection = capture, projection
+        self._calls: dict[int, tuple[Any, Any, Any]] = {}
+        self._ranges: dict[int, tuple[Any, Any]] = {}
+
+    def calls_between(self, thread: int, start: int, end: int) -> Any:
+        """Return the calls of a thread that overlap a time window; one that began long before may still run in it."""
+        calls, bounds = self.capture.calls, self.projection.call_bounds
+        if thread not in self._calls:
+            rows = self.projection.call_order[bounds[thread] : bounds[thread + 1]]
+            self._calls[thread] = (rows, calls.start[rows], np.maximum.accumulate(calls.end[rows]))
+        rows, starts, reach = self._calls[thread]
+        found = rows[np.searchsorted(reach, start, side="right") : np.searchsorted(starts, end, side="left")]
+        return found[calls.end[found] > start]
+
+    def open_range(self, thread: int, time: int) -> str | None:
+        """Return the label of the innermost push/pop range that is open on a thread at a time."""
+        ranges, bounds = self.capture.ranges, self.projection.range_bounds
+        if thread not in self._ranges:
+            rows = self.projection.range_order[bounds[thread] : bounds[thread + 1]]
+            rows = rows[~self.projection.crosses[rows]]
+            self._ranges[thread] = (rows, ranges.start[rows])
+        rows, starts = self._ranges[thread]
+        place = int(np.searchsorted(starts, time, side="right")) - 1
+        row = int(rows[place]) if place >= 0 else -1
+        while row >= 0 and ranges.end[row] <= time:
+            row = int(self.projection.parent[row])
+        if row < 0:
+            return None
+        domain, name = self.capture.labels[ranges.label[row]]
+        return f"{domain}:{name}" if domain and domain != "paceline" else name
 
 
 def launches_in_flight(capture: Capture, projection: Projection) -> dict[str, float]:

@@ -33,9 +33,9 @@ def merge(start: Any, end: Any) -> tuple[Any, Any]:
 class Coverage:
     """A union of intervals that answers how much of a time window it covers."""
 
-    def __init__(self, start: Any, end: Any) -> None:
-        """Take any intervals."""
-        self.start, self.end = merge(start, end)
+    def __init__(self, start: Any, end: Any, merged: bool = False) -> None:
+        """Take any intervals, or with ``merged`` the disjoint ones that ``merge`` returns."""
+        self.start, self.end = (start, end) if merged else merge(start, end)
         self._before = np.concatenate([[0], np.cumsum(self.end - self.start)])
 
     @property

@@ -42,6 +42,8 @@ class Projection:
     """Group of every range."""
     parent: Any
     """Innermost enclosing range of every range in the tree, else -1."""
+    crosses: Any
+    """Mask: push/pop ranges that overlap another without nesting."""
     flat: Any
     """Mask: ranges that are projected one by one."""
     outer: Any
@@ -64,6 +66,12 @@ class Projection:
     """See ``_group_sums``: shape (groups,), times in ns."""
     coverage: dict[int, Coverage]
     """Process to the union of all of its GPU work."""
+    range_order: Any
+    range_bounds: Any
+    """Push/pop ranges by (thread, start, longest first), and where each thread begins."""
+    call_order: Any
+    call_bounds: Any
+    """Calls by (thread, start), and where each thread begins."""
     backwards: int
     """Ranges, calls and operations whose end lies before their start: they count as empty."""
 
@@ -103,7 +111,7 @@ def project(capture: Capture, steps: ModuleType | None = None) -> Projection:
     is_flat |= crosses
 
     call_order, call_bounds = steps.partition(calls.thread, num_threads, calls.start)
-    call_range, own = steps.locate(
+    call_range, own, api = steps.locate(
         order, bounds, ranges.start, ranges.end, parent, crosses, call_order, call_bounds, calls.start, calls.end
     )
     call = steps.match(
@@ -129,15 +137,14 @@ def project(capture: Capture, steps: ModuleType | None = None) -> Projection:
         device_order, device_bounds, operations.start, operations.end, operation_range, launch,
         parent, group, outer, len(groups), device_process,
     )  # fmt: skip
-    per_range["api"] = np.zeros(len(ranges), np.int64)
-    np.add.at(per_range["api"], call_range[call_range >= 0], own[call_range >= 0])
-    per_range["api"] = steps.roll_up(order, parent, per_range["api"])
+    per_range["api"] = steps.roll_up(order, parent, api)
 
     result = Projection(
         engine=steps,
         groups=groups,
         group=group,
         parent=parent,
+        crosses=crosses,
         flat=flat,
         outer=outer,
         call_range=call_range,
@@ -149,15 +156,20 @@ def project(capture: Capture, steps: ModuleType | None = None) -> Projection:
         per_range=per_range,
         per_group=per_group,
         coverage={},
+        range_order=order,
+        range_bounds=bounds,
+        call_order=call_order,
+        call_bounds=call_bounds,
         backwards=backwards,
     )
     result.process_bounds = device_bounds[result.process_bounds]
     for index in range(num_processes):
         rows = device_order[result.process_bounds[index] : result.process_bounds[index + 1]]
-        result.coverage[index] = Coverage(operations.start[rows], operations.end[rows])
+        start, end = steps.union(rows, operations.start, operations.end)
+        result.coverage[index] = Coverage(start, end, merged=True)
     _group_sums(result, capture, launch)
     if flat.any():
-        flatranges.project(result, capture, own, launch, call_order, call_bounds)
+        flatranges.project(result, capture, own, launch)
     _details(result, capture, launch)
     return result
 

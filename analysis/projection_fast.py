@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numba import njit
+from paceline.analysis.intervals import merge
 from paceline.analysis.projection_numpy import match as _match_by_sorting
 
 NONE = np.int32(-1)
@@ -103,24 +104,25 @@ def _tree(order: Any, start: Any, end: Any, parent: Any, crosses: Any) -> None:
 def locate(
     order: Any, bounds: Any, start: Any, end: Any, parent: Any, crosses: Any,
     call_order: Any, call_bounds: Any, call_start: Any, call_end: Any,
-) -> tuple[Any, Any]:  # fmt: skip
-    """Return (range, own time) of every call; see projection_numpy.locate."""
+) -> tuple[Any, Any, Any]:  # fmt: skip
+    """Return (range, own time) of every call, and own times per range; see projection_numpy.locate."""
     where = np.full(len(call_start), NONE, np.int32)
     own = np.zeros(len(call_start), np.int64)
+    api = np.zeros(len(start), np.int64)
     tasks = []
     for thread in range(len(bounds) - 1):
         rows = order[bounds[thread] : bounds[thread + 1]]
         calls = call_order[call_bounds[thread] : call_bounds[thread + 1]]
         if len(calls):
-            tasks.append((rows, start, end, parent, crosses, calls, call_start, call_end, where, own))
+            tasks.append((rows, start, end, parent, crosses, calls, call_start, call_end, where, own, api))
     _side_by_side(_locate, tasks)
-    return where, own
+    return where, own, api
 
 
 @njit(cache=True, nogil=True)
 def _locate(
     order: Any, start: Any, end: Any, parent: Any, crosses: Any,
-    calls: Any, call_start: Any, call_end: Any, where: Any, own: Any,
+    calls: Any, call_start: Any, call_end: Any, where: Any, own: Any, api: Any,
 ) -> None:  # fmt: skip
     top, following, reach = np.int32(-1), 0, _NO_TIME
     for i in range(len(calls)):
@@ -138,6 +140,8 @@ def _locate(
         while here >= 0 and end[here] < finish:
             here = parent[here]
         where[call] = here
+        if here >= 0:
+            api[here] += own[call]
 
 
 def match(
@@ -305,3 +309,42 @@ def _accumulate(
                     group_sums[own, 2] += max(finish - max(begin, group_reach[own]), 0)
                     group_reach[own] = max(group_reach[own], finish)
                 here = parent[here]
+
+
+def union(order: Any, start: Any, end: Any) -> tuple[Any, Any]:
+    """Return the union of the intervals of the rows in ``order`` as disjoint intervals in time order."""
+    if not _sorted(order, start):
+        return merge(start[order], end[order])
+    starts, ends = np.empty(len(order), np.int64), np.empty(len(order), np.int64)
+    count = _union(order, start, end, starts, ends)
+    return starts[:count].copy(), ends[:count].copy()
+
+
+@njit(cache=True, nogil=True)
+def _union(order: Any, start: Any, end: Any, starts: Any, ends: Any) -> Any:
+    count = 0
+    for i in range(len(order)):
+        begin, finish = start[order[i]], end[order[i]]
+        if finish <= begin:
+            continue
+        if count and begin <= ends[count - 1]:
+            ends[count - 1] = max(ends[count - 1], finish)
+        else:
+            starts[count], ends[count] = begin, finish
+            count += 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+def tally(first: Any, second: Any, width: Any, size: Any, start: Any, end: Any) -> Any:
+    """Return count, summed and longest length of the rows by ``first * width + second``, shape (size,) each."""
+    count = np.zeros(size, np.int64)
+    total = np.zeros(size, np.int64)
+    longest = np.zeros(size, np.int64)
+    for row in range(len(start)):
+        place = np.int64(first[row]) * width + second[row]
+        length = end[row] - start[row]
+        count[place] += 1
+        total[place] += length
+        longest[place] = max(longest[place], length)
+    return count, total, longest

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from paceline.analysis.intervals import segmented_union
+from paceline.analysis.intervals import merge, segmented_union
 
 NONE = -1
 
@@ -48,8 +48,10 @@ def tree(order: Any, bounds: Any, start: Any, end: Any) -> tuple[Any, Any]:
 def locate(
     order: Any, bounds: Any, start: Any, end: Any, parent: Any, crosses: Any,
     call_order: Any, call_bounds: Any, call_start: Any, call_end: Any,
-) -> tuple[Any, Any]:  # fmt: skip
-    """Return (range, own time) of every call: the innermost tree range that contains it, and its part of the API time.
+) -> tuple[Any, Any, Any]:  # fmt: skip
+    """Return (range, own time) of every call, and the own times per innermost range.
+
+    The range is the innermost one in the tree that contains the call; own time is its part of the API time of its thread.
 
     Own times of a thread sum to the union of its calls: a driver call inside a runtime call has none.
     """
@@ -76,7 +78,9 @@ def locate(
             found[active] = parent[here[outside]]
             active = active[found[active] >= 0]
         where[calls] = found
-    return where, own
+    api = np.zeros(len(start), np.int64)
+    np.add.at(api, where[where >= 0], own[where >= 0])
+    return where, own, api
 
 
 def match(
@@ -194,3 +198,18 @@ def roll_up(order: Any, parent: Any, values: Any) -> Any:
     result = np.zeros_like(values)
     np.add.at(result, ranges, values[rows])
     return result
+
+
+def union(order: Any, start: Any, end: Any) -> tuple[Any, Any]:
+    """Return the union of the intervals of the rows in ``order`` as disjoint intervals in time order."""
+    return merge(start[order], end[order])
+
+
+def tally(first: Any, second: Any, width: int, size: int, start: Any, end: Any) -> tuple[Any, Any, Any]:
+    """Return count, summed and longest length of the rows by ``first * width + second``, shape (size,) each."""
+    key = first.astype(np.int64) * width + second
+    length = end - start
+    total, longest = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    np.add.at(total, key, length)
+    np.maximum.at(longest, key, length)
+    return np.bincount(key, minlength=size), total, longest

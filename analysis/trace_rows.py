@@ -178,18 +178,16 @@ def kernel_rows(capture: Capture, projection: Projection, shown: list[int]) -> l
     code_of[shown] = np.arange(1, len(shown) + 1)
     num_names = len(capture.names) + 4  # names, then one name per kind for operations without a name
     name = np.where(operations.name >= 0, operations.name, operations.kind.astype(np.int32) + len(capture.names))
-    place = (operations.process * (len(shown) + 1) + code_of[phase]) * num_names + name
+    place = operations.process * (len(shown) + 1) + code_of[phase]
     size = len(capture.processes) * (len(shown) + 1) * num_names
+    tally = projection.engine.tally
     if size <= max(4 * len(place), 1 << 22):
-        distinct, inverse = np.arange(size), place
+        distinct = np.arange(size)
+        count, total, longest = tally(place, name, num_names, size, operations.start, operations.end)
     else:
-        distinct, inverse = np.unique(place, return_inverse=True)
-    length = operations.end - operations.start
-    count = np.bincount(inverse, minlength=len(distinct))
-    total = np.zeros(len(distinct), np.int64)
-    np.add.at(total, inverse, length)
-    longest = np.zeros(len(distinct), np.int64)
-    np.maximum.at(longest, inverse, length)
+        distinct, inverse = np.unique(place * num_names + name, return_inverse=True)
+        nothing = np.zeros(len(inverse), np.int32)
+        count, total, longest = tally(nothing, inverse, 1, len(distinct), operations.start, operations.end)
     found = np.flatnonzero(count)
     rows = []
     for index in found[np.argsort(-total[found], kind="stable")].tolist():
@@ -218,19 +216,22 @@ def api_rows(capture: Capture, projection: Projection) -> list[dict[str, Any]]:
     calls = capture.calls
     if not len(calls):
         return []
-    process = np.array([thread.process for thread in capture.threads], np.int64)[calls.thread]
-    num_names = len(capture.names) + 1
-    key = process * num_names + (calls.name + 1)
-    size = len(capture.processes) * num_names
-    count = np.bincount(key, minlength=size)
-    total = np.zeros(size, np.int64)
-    np.add.at(total, key, calls.end - calls.start)
+    num_names = len(capture.names) + 1  # the last one: without a name
+    by_thread = projection.engine.tally(
+        calls.thread, np.where(calls.name < 0, num_names - 1, calls.name), num_names,
+        len(capture.threads) * num_names, calls.start, calls.end,
+    )  # fmt: skip
+    process = np.array([thread.process for thread in capture.threads])
+    table = np.zeros((2, len(capture.processes), num_names), np.int64)
+    np.add.at(table[0], process, by_thread[0].reshape(-1, num_names))
+    np.add.at(table[1], process, by_thread[1].reshape(-1, num_names))
+    count, total = table.reshape(2, -1)
     rows = []
     for index in np.flatnonzero(count)[np.argsort(-total[np.flatnonzero(count)], kind="stable")].tolist():
         owner, code = divmod(index, num_names)
         rows.append(
             {
-                "name": capture.names[code - 1] if code else "(unnamed)",
+                "name": capture.names[code] if code < num_names - 1 else "(unnamed)",
                 "process": capture.processes[owner].pid,
                 "rank": capture.processes[owner].rank,
                 "calls": int(count[index]),
