@@ -13,7 +13,8 @@ _NAME = "vega-{version}.js"
 def javascript() -> str:
     """Return the bundle that vl-convert-python carries (about 0.9 MB), cached because making it takes seconds.
 
-    The cache lies in ``$XDG_CACHE_HOME/paceline`` under the version of vl-convert; a folder that cannot be written only costs time.
+    The cache lies in ``$XDG_CACHE_HOME/paceline`` under the version of vl-convert; a folder that cannot be written only
+    costs time.
     """
     cache = _cache_folder() / _NAME.format(version=_version())
     with contextlib.suppress(OSError, UnicodeDecodeError):
@@ -22,7 +23,7 @@ def javascript() -> str:
             return text
     import vl_convert
 
-    bundle = str(vl_convert.javascript_bundle())
+    bundle = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
     # The bundle declares hundreds of top-level names: keep them out of the page. "</script" must not end the element.
     text = "(function () {\n" + bundle.replace("</script", r"<\/script").replace("<!--", r"<\!--") + "\n})();\n"
     with contextlib.suppress(OSError):

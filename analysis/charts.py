@@ -57,6 +57,8 @@ def _point(row: Row, name: str, factor: float, text: str, device: str) -> Row:
         "high": high * factor if known(high) else None,
         "n": f"n\u2009=\u2009{row['repeats']}",
         "text": text,
+        # Beside a rising line there is room below, beside a falling one above, unless the ideal line is there.
+        "above": name == "efficiency" and row[name] < 0.9,
         "who": ranks(row["world_size"], device),
     }
 
@@ -120,11 +122,14 @@ def _against_size(
             "mark": {"type": "point", "filled": True, "size": 60, "color": "var(--c1)", "opacity": 1},
             "encoding": {"tooltip": tip},
         },
-        {
-            "data": {"values": data},
-            "mark": {"type": "text", "align": "left", "baseline": "top", "dx": 9, "dy": 7, "fontWeight": 600},
-            "encoding": {"text": {"field": "text"}},
-        },
+        *(
+            {
+                "data": {"values": [row for row in data[1:] if row["above"] == above]},
+                "mark": {"type": "text", "align": "left", "fontWeight": 600, "dx": 9, **place},
+                "encoding": {"text": {"field": "text"}},
+            }
+            for above, place in ((False, {"baseline": "top", "dy": 7}), (True, {"baseline": "bottom", "dy": -6}))
+        ),
         {
             "data": {"values": data},
             "mark": {"type": "text", "baseline": "bottom", "dy": -4, "color": "var(--muted)", "fontSize": 11},

@@ -14,7 +14,7 @@ def throughput(rows: Sequence[Row], warmup: int, title: str) -> Spec:
     """Return throughput per iteration of the runs of one world size, warm-up shaded.
 
     Args:
-        rows: ``iteration``, ``fps`` and ``run`` (its name in the legend).
+        rows: ``iteration``, ``fps``, ``run`` (its name in the legend) and ``hollow`` (left out of the curves: dashed).
         warmup: Iterations of warm-up.
         title: What runs these are.
     """
@@ -59,8 +59,9 @@ def throughput(rows: Sequence[Row], warmup: int, title: str) -> Spec:
                 "field": "run",
                 "type": "nominal",
                 "scale": categorical(names),
-                "legend": {"title": None, "columns": 3, "symbolType": "stroke"},
+                "legend": {"title": None, "columns": 2, "symbolType": "stroke"},
             },
+            "strokeDash": {"condition": {"test": "datum.hollow", "value": [4, 3]}, "value": [1, 0]},
             "tooltip": [
                 {"field": "run"},
                 {"field": "iteration"},
@@ -79,7 +80,7 @@ def reward(rows: Sequence[Row], sizes: Sequence[str]) -> Spec:
         rows: ``iteration``, ``size`` (one of ``sizes``), ``reward``, ``low``, ``high``.
         sizes: Names of the lines, in the order of the legend.
     """
-    legend = {"title": None, "symbolType": "stroke"}
+    legend = {"title": None, "symbolType": "stroke", "columns": 3}
     colour = {"field": "size", "type": "nominal", "scale": categorical(sizes), "legend": legend}
     low = {"field": "low", "type": "quantitative", "axis": {"title": None, "tickCount": 5}, "scale": {"zero": False}}
     band = {"mark": {"type": "area", "opacity": 0.16}, "encoding": {"y": low, "y2": {"field": "high"}}}

@@ -1,7 +1,7 @@
 """Reads a study folder into three tables: runs, iterations and samples.
 
-What cannot be read never disappears: a damaged run is a row of ``runs`` with status ``unreadable`` and the reason. Only a folder that is
-no study folder at all raises.
+What cannot be read never disappears: a damaged run is a row of ``runs`` with status ``unreadable`` and the reason. Only
+a folder that is no study folder at all raises.
 """
 
 from __future__ import annotations
@@ -45,12 +45,13 @@ _GROUP = 64  # runs whose rank files are read at once
 class Loaded:
     """A study folder as tables.
 
-    ``runs`` has one row per attempt (index: ``run``, counted from 0): what was asked for, ``status`` (``completed``, ``failed``,
-    ``interrupted``, ``unfinished`` without a sentinel, ``unreadable``), ``cause``, ``message``, and ``counts``: whether the attempt is the
-    newest completed one of a case that belongs to the study's curve. If not, ``left_out`` is ``foreign`` (no case of this
-    study, or a warm-up run), ``status`` or ``older``, and ``why_not`` says it in words.
-    ``iterations`` has one row per run, rank and iteration (``run``, ``rank``, then the record's columns), sorted by run and rank.
-    ``samples`` has one row per run, second and device (``SAMPLE_COLUMNS`` in samplefile.py, and ``unix_s``).
+    ``runs`` has one row per attempt (index: ``run``, counted from 0): what was asked for, ``status`` (``completed``,
+    ``failed``, ``interrupted``, ``unfinished`` without a sentinel, ``unreadable``), ``cause``, ``message``, and
+    ``counts``: whether the attempt is the newest completed one of a case that belongs to the study's curve. If not,
+    ``left_out`` is ``foreign`` (no case of this study, or a warm-up run), ``status`` or ``older``, and ``why_not`` says
+    it in words. ``iterations`` has one row per run, rank and iteration (``run``, ``rank``, then the record's columns),
+    sorted by run and rank. ``samples`` has one row per run, second and device (``SAMPLE_COLUMNS`` in samplefile.py, and
+    ``unix_s``).
     """
 
     path: Path
@@ -213,7 +214,7 @@ def _unknown(name: str, length: int) -> Floats:
 
 
 def _problem(row: dict[str, Any], found: list[RankFile | RecordError], good: list[RankFile]) -> str | None:
-    """Return why the rank records of a run cannot be used, dropping the unusable ones from ``good``; None if they can."""
+    """Return why the rank records of a run cannot be used (those go from ``good``), None if they can."""
     problems = [str(record) for record in found if isinstance(record, RecordError)]
     for record in list(good):
         missing = [name for name in _NEVER_NULL if name not in record.columns]

@@ -84,22 +84,25 @@ def chart_specs(analysis: Analysis, *, legends: bool = False) -> dict[str, list[
         groups["speedup"] = [charts.speedup(rows, _single(analysis, "speedup"), kind, device)]
         groups["efficiency"] = [charts.efficiency(rows, _single(analysis, "efficiency"), device)]
         groups["parts"] = [charts.split_bars(rows, device, cost=cost, legend=legends) for cost in (False, True)]
+    repeats = dict(enumerate(analysis.loaded.runs["repeat"].tolist()))
     picked = series.chosen_runs(analysis.loaded.runs, analysis.summaries)
     throughput, use, reward, names = [], [], [], []
     for size, own in picked.items():
         name = ranks(size, device)
+        clean = [run for run in own if not analysis.summaries.at[run, "flags"]]
         lines = []
         for run in own:
-            hollow = ", left out" if analysis.summaries.at[run, "flags"] else ""
-            label = f"repeat {analysis.loaded.runs.at[run, 'repeat']}{hollow}"
-            lines += series.throughput_rows(analysis.arrays[run], label)
+            label = f"repeat {repeats[run]}" + ("" if run in clean else ", left out")
+            lines += series.throughput_rows(analysis.arrays[run], label, run not in clean)
         warmup = int(analysis.arrays[own[0]].warmup.sum())
-        throughput.append(chartseries.throughput(lines, warmup, f"{name}, n\u2009=\u2009{len(own)}"))
-        names.append(f"{name}, n\u2009=\u2009{len(own)}")
-        reward += series.reward_rows([analysis.arrays[run] for run in own], names[-1])
-        typical = series.typical_run(own, analysis.summaries)
+        throughput.append(chartseries.throughput(lines, warmup, f"{name}, n\u2009=\u2009{len(clean)}"))
+        if not clean:
+            continue
+        names.append(f"{name}, n\u2009=\u2009{len(clean)}")
+        reward += series.reward_rows([analysis.arrays[run] for run in clean], names[-1])
+        typical = series.typical_run(clean, analysis.summaries)
         gpu, cpu = series.device_rows(analysis.loaded, typical)
-        title = f"{name}, repeat {analysis.loaded.runs.at[typical, 'repeat']}, n\u2009=\u20091"
+        title = f"{name}, repeat {repeats[typical]}, n\u2009=\u20091"
         use += [chartseries.gpu_use(gpu, title)] if gpu else []
         use += [chartseries.cpu_use(cpu, title)] if cpu else []
     groups |= {"throughput": throughput, "use": use}
@@ -133,7 +136,7 @@ def _title(analysis: Analysis) -> str:
 
 
 def _numbers(analysis: Analysis) -> list[dict[str, Any]]:
-    """Return the three numbers at the top: speed-up, efficiency and throughput of the size that the verdict is about."""
+    """Return the three numbers at the top: those of the world size that the verdict is about."""
     measured = [row for row in analysis.rows if known(row["total_fps"])]
     if not measured:
         return []

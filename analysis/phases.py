@@ -1,9 +1,9 @@
 """Where the time goes and where the lost efficiency went, per world size, in parts that add up exactly.
 
-Phase times come from device-complete iterations, throughput from undisturbed ones; the two are not mixed. The *shares* of
-the former divide the cost that the latter gives, so the parts sum to the undisturbed cost (attribution.py has the
-formulas). ``sync_overhead_pct`` says how much slower device-complete iterations are: shares deserve as much trust as that
-number is small.
+Phase times come from device-complete iterations, throughput from undisturbed ones; the two are not mixed. The *shares*
+of the former divide the cost that the latter gives, so the parts sum to the undisturbed cost (attribution.py has the
+formulas). ``sync_overhead_pct`` says how much slower device-complete iterations are: shares deserve as much trust as
+that number is small.
 """
 
 from __future__ import annotations

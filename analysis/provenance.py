@@ -28,8 +28,8 @@ SAME_ON_A_CURVE = (
 def provenance(loaded: Loaded) -> dict[str, Any]:
     """Return what a reader needs to trust or to repeat the study, JSON-able.
 
-    Keys: ``study_dir``, ``study``, ``cluster``, ``snapshot``, ``hardware`` and ``versions`` (name to the list of values found),
-    ``threads``, ``nodes``, ``scripts`` (one job script per world size), ``differences`` (sentences).
+    Keys: ``study_dir``, ``study``, ``cluster``, ``snapshot``, ``hardware`` and ``versions`` (name to the list of values
+    found), ``threads``, ``nodes``, ``scripts`` (one job script per world size), ``differences`` (sentences).
     """
     counted = [int(run) for run in loaded.runs.index[loaded.runs["counts"].astype(bool)]]
     every = [header for run in counted for header in loaded.headers.get(run, [])]
@@ -59,7 +59,7 @@ def provenance(loaded: Loaded) -> dict[str, Any]:
 
 
 def _distinct(headers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return one header for each distinct set of conditions: a large study has thousands of headers, and few conditions."""
+    """Return one header for each distinct set of conditions: large studies have many headers, and few conditions."""
     found: dict[str, dict[str, Any]] = {}
     for header in headers:
         device = header.get("device")
@@ -100,8 +100,9 @@ def _scripts(loaded: Loaded, counted: list[int]) -> list[dict[str, str]]:
     """Return the job script of the first repeat of each world size, as text."""
     scripts = []
     first: dict[int, Path] = {}
-    for run in sorted(counted, key=lambda run: (loaded.runs.at[run, "world_size"], loaded.runs.at[run, "repeat"])):
-        first.setdefault(int(loaded.runs.at[run, "world_size"]), Path(str(loaded.runs.at[run, "path"])))
+    ordered = loaded.runs.loc[counted].sort_values(["world_size", "repeat"])
+    for size, path in zip(ordered["world_size"].tolist(), ordered["path"].tolist(), strict=True):
+        first.setdefault(int(size), Path(path))
     for size, path in first.items():
         try:
             text = RunDir(path).job_sh.read_bytes()[:_MAX_SCRIPT_BYTES].decode("utf-8", errors="replace")

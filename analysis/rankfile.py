@@ -1,8 +1,8 @@
 """Reads rank-NNNN.jsonl: the header, the iteration rows and the end of what one rank measured.
 
-Iteration rows are JSON arrays of numbers and nulls, so a whole batch of files can be read as one table of comma-separated
-values: ten times as fast as JSON, row by row. Whatever does not fit that reading is read again, line by line, to say which
-line is wrong.
+Iteration rows are JSON arrays of numbers and nulls, so a whole batch of files can be read as one table of
+comma-separated values: ten times as fast as JSON, row by row. Whatever does not fit that reading is read again, line by
+line, to say which line is wrong.
 """
 
 from __future__ import annotations
@@ -139,15 +139,12 @@ def _read_batch(batch: Sequence[_Text]) -> list[RankFile | RecordError]:
     results: list[RankFile | RecordError] = []
     start = 0
     for text in batch:
-        try:
-            if table is not None:
-                rows = table[start : start + text.num_rows]
-                start += text.num_rows
-            else:
-                rows = _slow(text, width)
-            results.append(RankFile(text.path, text.header, text.columns, text.end, text.truncated, rows))
-        except RecordError as error:
-            results.append(error)
+        if table is None:
+            results.append(_carefully(text, width))
+            continue
+        rows = table[start : start + text.num_rows]
+        start += text.num_rows
+        results.append(RankFile(text.path, text.header, text.columns, text.end, text.truncated, rows))
     return results
 
 
@@ -159,8 +156,8 @@ def _fast(batch: Sequence[_Text], width: int) -> Rows | None:
     if not count:
         return np.empty((0, width))
     cells = b"".join(text.body for text in batch).translate(None, b"[] ")
-    # The parser refuses rows that are longer than the first, and words that are no numbers, but fills up rows that are too
-    # short and skips empty ones: with as many separators as there should be, every row is exact.
+    # The parser refuses rows that are longer than the first, and words that are no numbers, but fills up rows that are
+    # too short and skips empty ones: with as many separators as there should be, every row is exact.
     if _count(cells, b",") != count * (width - 1) or any(letter in cells for letter in (b"{", b"t", b"f", b"i", b"I")):
         return None
     try:
@@ -177,6 +174,15 @@ def _fast(batch: Sequence[_Text], width: int) -> Rows | None:
     except ValueError:
         return None
     return frame.to_numpy() if frame.shape == (count, width) else None
+
+
+def _carefully(text: _Text, width: int) -> RankFile | RecordError:
+    """Return one file read line by line, or the error that names the line."""
+    try:
+        rows = _slow(text, width)
+    except RecordError as error:
+        return error
+    return RankFile(text.path, text.header, text.columns, text.end, text.truncated, rows)
 
 
 def _slow(text: _Text, width: int) -> Rows:

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +121,7 @@ def _run_rows(loaded: Loaded, summaries: pd.DataFrame) -> list[dict[str, Any]]:
     numbers = {int(str(run)): _plain(row) for run, row in summaries.to_dict("index").items()}
     rows = []
     for run, asked in loaded.runs.to_dict("index").items():
-        row = {**asked, **numbers.get(int(str(run)), {})}
+        row = {str(key): value for key, value in asked.items()} | numbers.get(int(str(run)), {})
         flags = row.get("flags") or []
         reasons = [*flags, row.get("warmup_note") if row.get("counts") else None]
         if row["status"] != "completed":
@@ -184,7 +184,7 @@ def _notes(analysis: Analysis) -> list[str]:
     return [*notes, *analysis.loaded.warnings]
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
+def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
     """Return a row with Python numbers, None in place of what is not known."""
     out: dict[str, Any] = {}
     for key, value in row.items():

@@ -38,11 +38,11 @@ _FOREIGN = re.compile(rb'"foreign_processes": ?[1-9]')
 
 @dataclass(slots=True)
 class SamplesFile:
-    """What one node's sampler wrote: one row per second for each GPU, for the node and for each rank (``SAMPLE_COLUMNS``).
+    """What one node's sampler wrote: a row per second for each GPU, the node and each rank (``SAMPLE_COLUMNS``).
 
-    ``source`` is ``gpu`` (``name``: UUID), ``node`` (``name``: node) or ``rank`` (``name``: global rank). ``cpu_pct`` of a node is the
-    mean over its cores (100 = all cores busy), that of a rank is per process (100 = one core busy). ``throttle`` holds the
-    driver's reasons, joined by spaces, None where there are none.
+    ``source`` is ``gpu`` (``name``: UUID), ``node`` (``name``: node) or ``rank`` (``name``: global rank). ``cpu_pct``
+    of a node is the mean over its cores (100 = all cores busy), that of a rank is per process (100 = one core busy).
+    ``throttle`` holds the driver's reasons, joined by spaces, None where there are none.
     """
 
     path: Path
@@ -102,5 +102,7 @@ def _add(rows: list[tuple[Any, ...]], sample: dict[str, Any], node: str) -> None
         rows.append(
             ("gpu", str(gpu.get("uuid")), t_s, None, None, None, *map(gpu.get, GPU_KEYS), *_NO_NODE, reasons or None)
         )
-    for rank in get("ranks") or ():
-        rows.append(("rank", str(rank.get("rank")), t_s, *map(rank.get, RANK_KEYS), *_NO_GPU, *_NO_NODE, None))
+    rows += [
+        ("rank", str(rank.get("rank")), t_s, *map(rank.get, RANK_KEYS), *_NO_GPU, *_NO_NODE, None)
+        for rank in get("ranks") or ()
+    ]

@@ -3,8 +3,8 @@
     speed-up     S = X_N / X_ref      X: median total_fps over repeats, ref: the smallest world size that has a number
     efficiency   E = S * N_ref / N
 
-For strong scaling (fixed problem) that is the classic T(ref) N(ref) / (T(N) N); for weak scaling (fixed environments per
-rank) S is the scaled speed-up. It is not POP's parallel efficiency.
+For strong scaling (fixed problem) that is the classic T(ref) N(ref) / (T(N) N); for weak scaling (fixed environments
+per rank) S is the scaled speed-up. It is not POP's parallel efficiency.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def scaling_table(
         row = _describe(loaded, size, len(group))
         blocks = [arrays[int(run)] for run in group.index]
         if len(group):
-            own = {"world_size": size, "values": group["total_fps"].tolist()}
+            own: dict[str, Any] = {"world_size": size, "values": group["total_fps"].tolist()}
             own |= {"total_fps": median_interval(own["values"]).value, **phase_row(group)}
             reference = reference or own  # sizes ascend: the first with a number
             row |= _measure(group, own, reference)
@@ -175,7 +175,7 @@ def _planned_envs(row: dict[str, Any], study: Mapping[str, Any], size: int) -> N
 
 
 def _status(row: dict[str, Any], own: pd.DataFrame) -> str:
-    """Return ``completed``, ``partial`` (fewer repeats than planned), ``flagged``, ``failed``, ``unfinished`` or ``missing``."""
+    """Return ``completed``, ``partial`` (repeats missing), ``flagged``, ``failed``, ``unfinished`` or ``missing``."""
     if row["repeats"]:
         planned = row["repeats_planned"]
         return "partial" if planned is not None and row["repeats"] < planned else "completed"

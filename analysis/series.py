@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,22 +39,22 @@ def chosen_runs(runs: pd.DataFrame, summaries: pd.DataFrame, limit: int = MAX_RU
 
 def typical_run(own: Iterable[int], summaries: pd.DataFrame) -> int:
     """Return the run whose throughput is nearest to the median of its group."""
-    values = {run: float(summaries.at[run, "total_fps"]) for run in own}
+    runs = list(own)
+    values = dict(zip(runs, summaries.loc[runs, "total_fps"].astype(float).tolist(), strict=True))
     middle = float(np.median(list(values.values())))
     return min(values, key=lambda run: abs(values[run] - middle))
 
 
-def throughput_rows(block: RunArrays, label: str) -> Rows:
+def throughput_rows(block: RunArrays, label: str, hollow: bool) -> Rows:
     """Return one row per undisturbed iteration (warm-up included), or per bucket of them: frames over time."""
     shown = ~block.sync
     time_s, frames, index = block.time_s[shown], block.frames[shown], block.iteration[shown]
-    warmup = block.warmup[shown]
     rows = []
     for part in _buckets(len(index)):
         seconds = float(time_s[part].sum())
         if seconds > 0 and np.isfinite(seconds):
             row = {"iteration": int(index[part][0]), "fps": _short(float(frames[part].sum()) / seconds), "run": label}
-            rows.append(row | {"warmup": bool(warmup[part].all())})
+            rows.append({**row, "hollow": True} if hollow else row)
     return rows
 
 
@@ -86,7 +87,8 @@ def _nanmean(values: npt.NDArray[Any]) -> Floats:
 def device_rows(loaded: Loaded, run: int) -> tuple[Rows, Rows]:
     """Return GPU and CPU use of one run over time since its first sample, thinned.
 
-    GPU rows: ``t_s``, ``util`` (mean over the job's GPUs, percent), ``low``, ``high``. CPU rows: ``t_s``, ``who`` (``node`` or ``job``), ``cores`` busy.
+    GPU rows: ``t_s``, ``util`` (mean over the job's GPUs, percent), ``low``, ``high``. CPU rows: ``t_s``, ``who``
+    (``node`` or ``job``), ``cores`` busy.
     """
     table = loaded.samples[loaded.samples["run"] == run]
     if not len(table):
@@ -116,7 +118,7 @@ def device_rows(loaded: Loaded, run: int) -> tuple[Rows, Rows]:
 
 def _buckets(count: int) -> list[slice]:
     edges = np.linspace(0, count, min(count, MAX_POINTS) + 1).astype(int)
-    return [slice(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [slice(int(a), int(b)) for a, b in pairwise(edges)]
 
 
 def _short(value: float) -> float:

@@ -1,16 +1,17 @@
 """Intervals over repeats, ratios of them, and the end of warm-up.
 
-The replicate is the job: iterations inside a job depend on one another, jobs do not. Run-to-run noise multiplies (a slow node is
-slow by a percentage), so intervals are made on logarithms.
+The replicate is the job: iterations inside a job depend on one another, jobs do not. Run-to-run noise multiplies (a
+slow node is slow by a percentage), so intervals are made on logarithms.
 
     estimate   median over the n repeats
     interval   exp(m -+ k_n s / sqrt(n)),  m: log of the median, s: standard deviation of log x over the repeats
     ratio      exp(m_a - m_b -+ t_f e),  e^2 = (h_a s_a)^2 / n_a + (h_b s_b)^2 / n_b,  f: Welch-Satterthwaite
 
-k_n is the 95 % point of |median - mu| / (s / sqrt(n)) for n normal values (simulated once, 4 million samples for each n); h_n = k_n / t_{n-1} is
-how much wider than for the mean that is: 1.03 for n = 3, 1.09 for n = 5. The interval is centred on the median that is printed, so the
-printed value always lies inside. Simulated coverage is 94 to 98 % (tests/unit/analysis/test_stats.py). Repeats are not paired: with three to
-five of them, pairing costs more degrees of freedom than it gains unless neighbouring jobs correlate above 0.6.
+k_n is the 95 % point of |median - mu| / (s / sqrt(n)) for n normal values (simulated once, 4 million samples for each
+n); h_n = k_n / t_{n-1} is how much wider than for the mean that is: 1.03 for n = 3, 1.09 for n = 5. The interval is
+centred on the median that is printed, so the printed value always lies inside. Simulated coverage is 94 to 98 %
+(tests/unit/analysis/test_stats.py). Repeats are not paired: with three to five of them, pairing costs more degrees of
+freedom than it gains unless neighbouring jobs correlate above 0.6.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def _two_sided(q: float, freedom: float) -> float:
 
 
 def _incomplete_beta(a: float, b: float, x: float) -> float:
-    """Return the regularised incomplete beta function I_x(a, b) by its continued fraction (DLMF 8.17.22, Lentz's method)."""
+    """Return the regularised incomplete beta function I_x(a, b) by its continued fraction (DLMF 8.17.22)."""
     if x <= 0.0 or x >= 1.0:
         return min(max(x, 0.0), 1.0)
     if x > (a + 1.0) / (a + b + 2.0):
@@ -144,9 +145,10 @@ class SteadyState(NamedTuple):
 def mser5(values: Sequence[float] | Floats, batch: int = 5) -> SteadyState | None:
     """Return how many leading values belong to a transient, or None with fewer than six batches of values.
 
-    Marginal standard error rule on means of batches of five (White, Cobb, Spratt 2000): the cut d minimises
-    sum_{i>d} (x_i - mean_{>d})^2 / (n - d)^2. Only the first half is searched, as the rule's authors advise: with few values
-    left, the criterion falls by chance. A minimum at the end of the search says that the series is still changing there.
+    Marginal standard error rule on means of batches of five (White, Cobb, Spratt 2000): the cut d minimises sum_{i>d}
+    (x_i - mean_{>d})^2 / (n - d)^2. Only the first half is searched, as the rule's authors advise: with few values
+    left, the criterion falls by chance. A minimum at the end of the search says that the series is still changing
+    there.
     """
     data = np.asarray(values, dtype=np.float64)
     count = len(data) // batch

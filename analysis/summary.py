@@ -1,13 +1,14 @@
 """One row of numbers per run: throughput, phase times, spread between ranks, power, and what makes a run doubtful.
 
-Rates are aggregates, total frames over total time, never means of rates. The slowest rank sets the time of each iteration; frames are
-summed over ranks. Throughput uses the undisturbed iterations after warm-up (``sync`` 0), phase times the device-complete ones
-(``sync`` 1) of the same run.
+Rates are aggregates, total frames over total time, never means of rates. The slowest rank sets the time of each
+iteration; frames are summed over ranks. Throughput uses the undisturbed iterations after warm-up (``sync`` 0), phase
+times the device-complete ones (``sync`` 1) of the same run.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,16 +45,18 @@ class RunArrays:
     @property
     def time_s(self) -> Floats:
         """Seconds of each iteration: those of the slowest rank. Shape (iterations,)."""
-        return self.values["iteration_time_s"].max(axis=0)
+        times: Floats = self.values["iteration_time_s"].max(axis=0)
+        return times
 
     @property
     def frames(self) -> Floats:
         """Frames of each iteration, all ranks. Shape (iterations,)."""
-        return self.values["frames"].sum(axis=0)
+        frames: Floats = self.values["frames"].sum(axis=0)
+        return frames
 
 
 def run_arrays(loaded: Loaded) -> dict[int, RunArrays]:
-    """Return the arrays of every run that has iterations. The values are views into ``loaded.iterations`` where possible."""
+    """Return the arrays of every run that has iterations, views into ``loaded.iterations`` where possible."""
     table = loaded.iterations
     columns = {name: table[name].to_numpy() for name in table.columns}
     runs, ranks = columns.pop("run"), columns.pop("rank")
@@ -86,17 +89,17 @@ def _arrays(run: int, ranks: npt.NDArray[Any], columns: dict[str, npt.NDArray[An
     return RunArrays(
         run=run,
         iteration=shaped.pop("iteration")[0],
-        sync=shaped.pop("sync").any(axis=0),
-        warmup=shaped.pop("warmup").any(axis=0),
+        sync=np.asarray(shaped.pop("sync").any(axis=0)),
+        warmup=np.asarray(shaped.pop("warmup").any(axis=0)),
         values=shaped,
     )
 
 
-def summarise(loaded: Loaded, arrays: dict[int, RunArrays]) -> pd.DataFrame:
+def summarise(loaded: Loaded, arrays: Mapping[int, RunArrays]) -> pd.DataFrame:
     """Return one row per run that has a number (index: run): the RATES, the split of an iteration, and ``flags``.
 
-    ``flags`` is a list of sentences; a run with any is drawn hollow and left out of the curve. ``warmup_note`` says so if the declared
-    warm-up looks too short. Values that were not measured are NaN. Scope: job.
+    ``flags`` is a list of sentences; a run with any is drawn hollow and left out of the curve. ``warmup_note`` says so
+    if the declared warm-up looks too short. Values that were not measured are NaN. Scope: job.
     """
     import pandas as pd
 
@@ -167,7 +170,9 @@ def _split(block: RunArrays) -> dict[str, float]:
     slowest = total.max(axis=0)
     row = dict(zip(("physics_s", "inference_s", "update_s", "other_s"), phases.mean(axis=(1, 2)).tolist(), strict=True))
     row["imbalance_s"] = float((useful.max(axis=0) - useful.mean(axis=0)).mean())
-    row["communication_s"] = float((slowest - useful.max(axis=0)).mean()) if len(total) > 1 else 0.0
+    # A single rank may have collectives too (rl_games calls them all the same); without any, rounding leaves a residue.
+    transfer = float((slowest - useful.max(axis=0)).mean())
+    row["communication_s"] = transfer if transfer > 1e-9 * float(slowest.mean()) else 0.0
     row["sync_iteration_s"] = float(slowest.mean())
     row["useful_s_per_frame"] = float(useful.sum() / block.frames[synced].sum())
     per_rank = useful.mean(axis=1)
@@ -180,7 +185,8 @@ def _split(block: RunArrays) -> dict[str, float]:
 def _warmup(block: RunArrays) -> dict[str, Any]:
     """Return what MSER-5 says about the window that the study declared as steady.
 
-    The rule always finds some cut in noise; it is mentioned only if keeping the cut iterations moved the result by 1 % or more.
+    The rule always finds some cut in noise; it is mentioned only if keeping the cut iterations moved the result by 1 %
+    or more.
     """
     kept = ~block.warmup & ~block.sync
     time_s = block.time_s[kept]

@@ -1,7 +1,8 @@
-"""The tables of the report: which columns, under which title, in which format. HTML, Markdown and terminal share them."""
+"""The tables of the report: columns, titles and formats, shared by HTML, Markdown and terminal."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -171,7 +172,7 @@ def markdown(table: Table) -> str:
 
 def plain_text(text: str) -> str:
     """Return text for Markdown that cannot break a table or start markup: it may come from a log."""
-    text = " ".join(text.split())
+    text = re.sub(r"[ \t\r\n\f\v]+", " ", text)  # not the thin spaces before units
     for character in ("\\", "|", "`", "*", "_", "[", "]", "#"):
         text = text.replace(character, "\\" + character)
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

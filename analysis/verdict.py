@@ -62,10 +62,10 @@ def _headline(kind: str, device: str, first: Row, last: Row) -> tuple[str, str]:
     speedup, low, high = last["speedup"], last["speedup_low"], last["speedup_high"]
     times = show(speedup, "ratio")
     efficiency = f"efficiency {show(last['efficiency'], 'percent')}\u202f%"
-    work = "train" if kind == "strong" else "process frames"
+    work, worked = ("train", "trained") if kind == "strong" else ("process frames", "processed frames")
     if not known(low):
         return "inconclusive", (
-            f"{many} {work.replace('train', 'trained').replace('process', 'processed')} {times} times as fast as {few}, {efficiency}: "
+            f"{many} {worked} {times} times as fast as {few}, {efficiency}: "
             "a point without repeats (n=1, no interval), so the difference is not judged."
         )
     bounds = f"95\u202f% interval {interval(low, high, 'ratio')}"

@@ -1,8 +1,9 @@
 """Makes study folders with known truth, in the formats of docs/formats.md.
 
-The model: on N ranks an undisturbed iteration takes T(N) = T1 * (s + (1 - s) / N) (strong scaling, Amdahl) or T1 * (1 + g * log2 N) (weak scaling).
-On top of it: a job-level factor (the noise between repeats), autocorrelated noise between iterations, warm-up that decays, a straggling
-rank that the others wait for, and sync iterations that take a little longer. ``Truth`` holds what an analysis must find.
+The model: on N ranks an undisturbed iteration takes T(N) = T1 * (s + (1 - s) / N) (strong scaling, Amdahl) or T1 * (1 +
+g * log2 N) (weak scaling). On top of it: a job-level factor (the noise between repeats), autocorrelated noise between
+iterations, warm-up that decays, a straggling rank that the others wait for, and sync iterations that take a little
+longer. ``Truth`` holds what an analysis must find.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is true of a simulated study: per world size, undisturbed seconds per iteration and what follows from them."""
+    """What is true of a simulated study, per world size: undisturbed seconds per iteration, and what follows."""
 
     iteration_time_s: dict[int, float]
     total_fps: dict[int, float]

@@ -1,4 +1,4 @@
-"""How quick a report is: a study of 12 runs, 1,000 runs of 500 iterations, and 1,000 runs of 8 ranks and 500 iterations."""
+"""How quick a report is: 12 runs, 1,000 runs of 500 iterations, 1,000 runs of 8 ranks and 500 iterations."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import numpy as np
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from paceline.bench.rundir import RunDir, StudyDir, write_json
+
 from tests import synthetic
 
 ITERATIONS = 500

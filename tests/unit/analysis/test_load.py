@@ -156,9 +156,9 @@ def test_missing_and_broken_files_of_a_run(study: Path) -> None:
     loaded = load_study(study)
     runs = loaded.runs.set_index("path")
     assert runs.at[str(run_of(study, 1, 0).path), "status"] == "unfinished"
-    assert "missing" in runs.at[str(run_of(study, 1, 1).path), "message"]
-    assert "paceline.result/9" in runs.at[str(run_of(study, 2, 0).path), "message"]
-    assert "does not match its content" in runs.at[str(run_of(study, 2, 1).path), "message"]
+    assert "missing" in str(runs.at[str(run_of(study, 1, 1).path), "message"])
+    assert "paceline.result/9" in str(runs.at[str(run_of(study, 2, 0).path), "message"])
+    assert "does not match its content" in str(runs.at[str(run_of(study, 2, 1).path), "message"])
     assert not loaded.runs["counts"].any()
 
 

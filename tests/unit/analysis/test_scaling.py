@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-
 from paceline.analysis.load import CASE_COLUMNS, Loaded, load_study
 from paceline.analysis.samplefile import SAMPLE_COLUMNS
 from paceline.analysis.scaling import CONTRACT_COLUMNS, scaling_table
 from paceline.analysis.summary import SPLIT, run_arrays, summarise
 from paceline.bench.record import ITERATION_COLUMNS
 from paceline.bench.rundir import StudyDir
+
 from tests.synthetic import (
     Recipe,
     case_of,
@@ -28,13 +29,13 @@ from tests.synthetic import (
 )
 
 CONTRACT = (
-    "world_size, num_nodes, num_envs, num_envs_per_rank, repeats, total_fps, total_fps_low, total_fps_high, speedup, speedup_low, "
-    "speedup_high, efficiency, efficiency_low, efficiency_high, status"
+    "world_size, num_nodes, num_envs, num_envs_per_rank, repeats, total_fps, total_fps_low, total_fps_high, speedup, "
+    "speedup_low, speedup_high, efficiency, efficiency_low, efficiency_high, status"
 )
 
 
-def records(table: pd.DataFrame) -> list[dict[str, float]]:
-    return table.to_dict("records")  # type: ignore[return-value]
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
 
 
 def test_contract_columns_come_first() -> None:
@@ -61,7 +62,8 @@ def test_known_truth_lies_in_the_intervals(tmp_path: Path, kind: str, seed: int)
 
 def simulate(recipe: Recipe, rng: np.random.Generator) -> Loaded:
     """Return a study as load_study would, without the files in between."""
-    runs, parts = [], []
+    runs: list[dict[str, Any]] = []
+    parts: list[pd.DataFrame] = []
     for repeat in range(recipe.repeats):
         for size in recipe.world_sizes:
             case = case_of(recipe, size, repeat)
@@ -85,7 +87,7 @@ def simulate(recipe: Recipe, rng: np.random.Generator) -> Loaded:
 
 
 def coverage(studies: int, repeats: int) -> dict[str, float]:
-    """Return how often the intervals of simulated studies hold the truth: noise, warm-up and a straggler as in reality."""
+    """Return how often the intervals of simulated studies hold the truth; noise, warm-up, a straggler as in reality."""
     recipe = Recipe(
         world_sizes=(1, 2, 4), repeats=repeats, iterations=50, warmup_iterations=12, job_noise=0.015, samples=False
     )
@@ -164,7 +166,7 @@ def test_every_state_of_a_point_is_a_row(tmp_path: Path) -> None:
     write_run(folder.run(case_of(recipe, 2, 0).case_id, 1), recipe, 2, 0, rng)
     for repeat, fault in enumerate(("throttle", "foreign")):
         run = folder.run(case_of(recipe, 4, repeat).case_id, 1)
-        write_run(run, recipe, 4, repeat, rng, **{fault: True})  # type: ignore[arg-type]
+        write_run(run, recipe, 4, repeat, rng, **{fault: True})
     write_failure(folder.run(case_of(recipe, 8, 0).case_id, 1), case_of(recipe, 8, 0), "oom_device", "out of memory")
     rows = {row["world_size"]: row for row in records(scaling_table(load_study(tmp_path)))}
     assert [rows[size]["status"] for size in (1, 2, 4, 8, 16)] == [
@@ -186,7 +188,7 @@ def test_reference_is_the_smallest_size_with_a_number(tmp_path: Path) -> None:
     recipe = Recipe(world_sizes=(2, 4), repeats=3, samples=False)
     truth = write_study(tmp_path, recipe)
     rows = records(scaling_table(load_study(tmp_path)))
-    assert [row["speedup"] for row in rows][0] == 1.0
+    assert rows[0]["speedup"] == 1.0
     assert rows[1]["speedup_low"] <= truth.speedup[4] <= rows[1]["speedup_high"]
     assert rows[1]["efficiency"] == pytest.approx(rows[1]["speedup"] / 2)
 
@@ -235,3 +237,26 @@ def test_study_without_sync_iterations_has_no_split(tmp_path: Path) -> None:
     for row in rows:
         assert row["total_fps"] is not None and row["step_fps"] is None
         assert all(row[f"{part}_s"] is None and row[f"loss_{part}"] is None for part in SPLIT)
+
+
+RECORDED = sorted(path for path in (Path(__file__).parents[2] / "data" / "h200").iterdir() if path.is_dir())
+
+
+@pytest.mark.parametrize("folder", RECORDED, ids=lambda path: path.name)
+def test_recorded_studies_add_up(folder: Path) -> None:
+    """Real runs on real GPUs: every run counts, and every identity holds."""
+    loaded = load_study(folder)
+    assert loaded.warnings == []
+    rows = records(scaling_table(loaded))
+    assert [row["world_size"] for row in rows] == [1, 2, 4]
+    for row in rows:
+        assert row["status"] == "completed" and row["repeats"] == 3 and row["runs_flagged"] == 0
+        assert row["total_fps_low"] < row["total_fps"] < row["total_fps_high"]
+        assert row["step_fps"] > row["step_inference_fps"]
+        assert row["collection_fps"] > row["total_fps"]
+        assert math.fsum(row[f"{part}_s"] for part in SPLIT) == pytest.approx(row["sync_iteration_s"], rel=1e-6)
+        assert math.fsum(row[f"loss_{part}"] for part in SPLIT) == pytest.approx(1.0 - row["efficiency"], abs=1e-9)
+        assert 0.7 < row["pop_parallel_efficiency"] <= 1.0 + 1e-12
+        assert row["power_w"] > 100.0 * row["world_size"]
+    batches = {row["global_batch"] for row in rows}
+    assert len(batches) == (1 if loaded.kind == "strong" else 3)

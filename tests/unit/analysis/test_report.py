@@ -1,0 +1,241 @@
+"""The report's files: the same numbers everywhere, safe with hostile text, whatever state a study is in."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from paceline.analysis.bundle import javascript
+from paceline.analysis.load import load_study
+from paceline.analysis.report import Analysis, report_data, terminal_table, write_report
+from paceline.bench.errors import RecordError
+from paceline.bench.rundir import StudyDir
+
+from tests.synthetic import Recipe, case_of, write_failure, write_run, write_study, write_study_yaml
+
+HOSTILE = "</script><script>alert('x')</script> & <b>bold</b> | [link](http://example.invalid) `code`"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> object:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    write_study(folder, Recipe(world_sizes=(1, 2, 4), iterations=40))
+    write_report(folder)
+    return folder
+
+
+class Page(HTMLParser):
+    """Collects the cells of every table by table name, and everything that a browser would fetch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tables: dict[str, list[list[str]]] = {}
+        self.keys: dict[str, list[str]] = {}
+        self.fetched: list[str] = []
+        self.scripts = 0
+        self.numbers: dict[str, str] = {}
+        self._table = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        self.scripts += tag == "script"
+        if values.get("id", "").startswith("table-"):
+            self._table = values["id"].removeprefix("table-")
+            self.tables[self._table], self.keys[self._table] = [], []
+        if tag == "th":
+            self.keys[self._table].append(values["data-key"])
+        if tag == "tr":
+            self.tables.setdefault(self._table, []).append([])
+        if tag == "td":
+            self.tables[self._table][-1].append(values["data-value"])
+        if tag == "div" and values.get("class") == "number":
+            self.numbers[values["data-key"]] = values.get("data-value", "")
+        self.fetched += [values[name] for name in ("src", "href") if name in values]
+
+
+def test_same_numbers_in_html_csv_and_json(study: Path) -> None:
+    report = StudyDir(study).report
+    page = Page((report / "index.html").read_text(encoding="utf-8"))
+    with (report / "scaling.csv").open(newline="") as stream:
+        table = list(csv.DictReader(stream))
+    data = json.loads((report / "report.json").read_text())
+    assert [row["world_size"] for row in table] == ["1", "2", "4"]
+    for number, row in enumerate(table):
+        for key, text in row.items():
+            value = data["scaling"][number][key]
+            assert text == ("" if value is None else str(value)), key
+    compared = 0
+    for name in ("scaling", "rates", "parts", "losses", "between_ranks", "resources"):
+        for number, cells in enumerate(cells for cells in page.tables[name] if cells):
+            for key, cell in zip(page.keys[name], cells, strict=True):
+                if key in table[number]:
+                    assert cell == table[number][key], (name, key)
+                    compared += 1
+    assert compared > 90
+    for key, exact in page.numbers.items():
+        assert exact == table[-1][key]
+    assert set(page.numbers) == {"speedup", "efficiency", "total_fps"}
+    assert report_data(study)["scaling"] == data["scaling"]
+
+
+def test_printed_numbers_are_the_exact_ones_rounded(study: Path) -> None:
+    """What a reader sees in a cell is what the data attribute holds."""
+    text = (StudyDir(study).report / "index.html").read_text(encoding="utf-8")
+    rows = re.search(r'id="table-scaling".*?<tbody>(.*?)</tbody>', text, re.S)
+    assert rows
+    found = re.findall(r'data-value="([\d.]+)">([\d.,]+)<span class="ci">([\d.,]+)\u2013([\d.,]+)', rows.group(1))
+    assert len(found) == 12
+    for exact, shown, low, high in found:
+        value = float(shown.replace(",", ""))
+        assert min(abs(value - float(exact) * scale) for scale in (1.0, 100.0, 1000.0)) <= 0.5
+        assert float(low.replace(",", "")) <= value <= float(high.replace(",", ""))
+
+
+def test_page_needs_no_network_and_stays_small(study: Path) -> None:
+    path = StudyDir(study).report / "index.html"
+    page = Page(path.read_text(encoding="utf-8"))
+    assert path.stat().st_size < 3_000_000
+    assert sorted(set(page.fetched)) == ["#scaling", "report.json", "report.md", "runs.csv", "scaling.csv"]
+    assert page.scripts == 3
+
+
+def test_page_of_a_large_study_stays_small(tmp_path: Path) -> None:
+    recipe = Recipe(world_sizes=(1, 2, 4, 8), repeats=3, iterations=600, warmup_iterations=50)
+    write_study(tmp_path, recipe)
+    assert write_report(tmp_path).stat().st_size < 2_000_000
+
+
+def test_markdown_holds_the_table_and_the_verdict(study: Path) -> None:
+    text = (StudyDir(study).report / "report.md").read_text(encoding="utf-8")
+    data = json.loads((StudyDir(study).report / "report.json").read_text())
+    assert data["verdict"]["headline"] in text
+    assert f"| 4 | 16,384 | 4,096 | 524,288 | 3 | {data['scaling'][2]['total_fps']:,.0f} (" in text
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    recipe = Recipe(world_sizes=(1, 2), repeats=1, iterations=20, warmup_iterations=5, task=HOSTILE, gpu_name=HOSTILE)
+    recipe.study["name"] = HOSTILE
+    write_study(tmp_path, recipe)
+    case = case_of(recipe, 2, 7)
+    write_failure(StudyDir(tmp_path).run(case.case_id, 1), case, "error", HOSTILE)
+    return tmp_path
+
+
+def test_text_from_files_is_only_text(hostile: Path) -> None:
+    page = write_report(hostile)
+    text = page.read_text(encoding="utf-8")
+    assert HOSTILE not in text
+    assert "<b>bold" not in text and "<script>alert" not in text
+    assert Page(text).scripts == 3
+    markdown = (page.parent / "report.md").read_text(encoding="utf-8")
+    assert "<script" not in markdown and "<b>" not in markdown
+    assert not re.search(r"(?<!\\)\]\(http", markdown)
+    rows = [line for line in markdown.splitlines() if "bold" in line and line.startswith("|")]
+    assert rows and all(len(re.findall(r"(?<!\\)\|", row)) == 13 for row in rows)
+
+
+def test_failures_are_listed_with_cause(tmp_path: Path) -> None:
+    recipe = Recipe(world_sizes=(1, 2), repeats=2, iterations=20, warmup_iterations=5)
+    write_study_yaml(tmp_path, recipe)
+    folder, rng = StudyDir(tmp_path), np.random.default_rng(0)
+    write_run(folder.run(case_of(recipe, 1, 0).case_id, 1), recipe, 1, 0, rng)
+    write_failure(
+        folder.run(case_of(recipe, 2, 0).case_id, 1), case_of(recipe, 2, 0), "oom_device", "CUDA out of memory"
+    )
+    write_run(folder.run(case_of(recipe, 2, 0).case_id, 2), recipe, 2, 0, rng)
+    page = write_report(tmp_path)
+    data = json.loads((page.parent / "report.json").read_text())
+    by_status = {(row["world_size"], row["repeat"], row["attempt"]): row for row in data["runs"]}
+    assert by_status[2, 0, 1]["status"] == "failed" and by_status[2, 0, 1]["cause"] == "oom_device"
+    assert by_status[2, 0, 2]["counts"]
+    missing = [key for key, row in by_status.items() if row["status"] == "missing"]
+    assert sorted(missing) == [(1, 1, None), (2, 1, None)]
+    for name in ("index.html", "report.md", "runs.csv"):
+        assert "CUDA out of memory" in (page.parent / name).read_text(encoding="utf-8").replace("\\_", "_"), name
+    assert data["verdict"]["tone"] == "inconclusive"
+    assert any(note.startswith("n=1, no interval at world size 1, 2") for note in data["notes"])
+
+
+@pytest.mark.parametrize("runs", ["none", "failed only", "one size", "no samples, no sync"])
+def test_every_state_of_a_study_has_a_report(tmp_path: Path, runs: str) -> None:
+    recipe = Recipe(world_sizes=(1, 2), repeats=2, iterations=20, warmup_iterations=5, device="cpu", samples=False)
+    recipe.sync_every = 0
+    if runs == "no samples, no sync":
+        write_study(tmp_path, recipe)
+    else:
+        write_study_yaml(tmp_path, recipe)
+    folder = StudyDir(tmp_path)
+    if runs == "failed only":
+        case = case_of(recipe, 1, 0)
+        write_failure(folder.run(case.case_id, 1), case, "error", "no such task")
+    if runs == "one size":
+        for repeat in (0, 1):
+            run = folder.run(case_of(recipe, 1, repeat).case_id, 1)
+            write_run(run, recipe, 1, repeat, np.random.default_rng(repeat))
+    page = write_report(tmp_path)
+    assert page.is_file()
+    headline = json.loads((page.parent / "report.json").read_text())["verdict"]["headline"]
+    expected = {
+        "none": "No result yet: none of 0 runs has a number that counts.",
+        "failed only": "No result yet: none of 1 runs has a number that counts.",
+        "one size": "Only 1 CPU rank measured",
+        "no samples, no sync": "2 CPU ranks train",
+    }
+    assert headline.startswith(expected[runs])
+    assert headline in terminal_table(load_study(tmp_path))
+
+
+def test_mixed_hardware_is_named(tmp_path: Path) -> None:
+    recipe = Recipe(world_sizes=(1, 2), repeats=1, iterations=20, warmup_iterations=5)
+    write_study(tmp_path, recipe)
+    run = StudyDir(tmp_path).run(case_of(recipe, 2, 0).case_id, 1)
+    for path in run.rank_files():
+        path.write_text(path.read_text().replace(recipe.gpu_name, "NVIDIA A100"))
+    notes = Analysis(load_study(tmp_path)).notes
+    assert "device differs between the runs of this curve: NVIDIA A100, NVIDIA H100 80GB HBM3." in notes
+
+
+def test_report_that_cannot_be_written(study: Path, tmp_path: Path) -> None:
+    write_study_yaml(tmp_path, Recipe())
+    (tmp_path / "report").write_text("in the way")
+    with pytest.raises(RecordError, match="report cannot be written"):
+        write_report(tmp_path)
+
+
+def test_bundle_is_cached_and_ends_no_script_element(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    text = javascript()
+    assert "</script" not in text and "vegaEmbed" in text
+    (cached,) = (tmp_path / "paceline").iterdir()
+    cached.write_text("from the cache")
+    assert javascript() == "from the cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/no-such-place")
+    assert javascript() == text
+
+
+def test_figures_are_files_of_their_own(study: Path, tmp_path: Path) -> None:
+    from paceline.analysis.figures import write_figures
+
+    analysis = Analysis(load_study(study))
+    paths = write_figures(analysis, tmp_path / "figures", ("svg",))
+    names = [path.name for path in paths]
+    assert "speedup-0.svg" in names and "parts-1.svg" in names
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
+        assert text.startswith("<svg") and "var(--" not in text
+    with pytest.raises(RecordError, match="no format 'bmp'; allowed are svg, pdf"):
+        write_figures(analysis, tmp_path, ("bmp",))
