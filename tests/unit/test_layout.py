@@ -262,7 +262,7 @@ def tracked(*folders: str) -> list[Path]:
 
 # Written with gaps, so that this file does not find itself.
 MACHINE_PATHS = re.compile(
-    r"/wor" + r"k/|/roo" + r"t/|/home/(?!user\b|\$)[a-z]|/tmp/[a-z]/|/opt/py" + r"pi|/opt/whee" + r"ls"
+    r"/wor" + r"k/|/roo" + r"t/(?!\.cache)|/home/(?!user\b|\$)[a-z]|/tmp/[a-z]/|/opt/py" + r"pi|/opt/whee" + r"ls"
 )
 REGISTRY_HOSTS = re.compile(
     r"(?<!pypi\.)\b(pypi" + r"\.org|files\.python" + r"hosted\.org|deb\.debian" + r"\.org|registry\.npm" + r"js\.org)"
