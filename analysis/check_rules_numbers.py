@@ -125,14 +125,12 @@ def stated_ratios(table: Table) -> Iterator[Finding]:
             wrong = min(found, key=len, default=[])
             if wrong:
                 i, given = wrong[0]
+                stated, size = table.number(name)[i], table.world_sizes()[i]
                 yield Finding(
                     id="F-RATIO",
                     severity="error",
                     rows=table.labels([i for i, _ in wrong]),
-                    message=(
-                        f"{curve.prefix()}{name} {table.number(name)[i]:g} stated at N={count(table.world_sizes()[i])}, "
-                        f"the rates give {given:.3g}"
-                    ),
+                    message=f"{curve.prefix()}{name} {stated:g} stated at N={count(size)}, the rates give {given:.3g}",
                     advice="Compute speed-up and efficiency from the rates, against the smallest world size.",
                 )
 

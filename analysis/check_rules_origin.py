@@ -51,6 +51,7 @@ def single_run(table: Table) -> Iterator[Finding]:
     found = []
     for curve in curves(table):
         points: dict[tuple[float, float], set[object]] = {}
+        said: dict[tuple[float, float], float] = {}
         for i in curve.positions:
             key = (float(table.world_sizes()[i]), float(np.nan_to_num(table.number("num_envs")[i], nan=-1)))
             run: object = i
@@ -62,9 +63,8 @@ def single_run(table: Table) -> Iterator[Finding]:
             if table.text("status")[i] not in ("", "completed"):
                 continue
             points.setdefault(key, set()).add(run)
-            if np.isfinite(stated[i]) and stated[i] > 1:
-                points[key].update(("stated", k) for k in range(int(stated[i])))
-        if points and min(len(runs) for runs in points.values()) < 2:
+            said[key] = max(said.get(key, 1.0), float(np.nan_to_num(stated[i], nan=1.0)))
+        if points and min(max(len(runs), said[key]) for key, runs in points.items()) < 2:
             found += list(curve.positions)
     if not found:
         return

@@ -40,7 +40,7 @@ NUMBER_ALIASES: Mapping[str, str] = {
     "fps_step_inference": (
         "fps_step_inference step_inference_fps step_inference step_inf fps_step_inf step_inference_rate inference "
         "env_step_inference "
-        "fps_step_policy_inference stepping_inference env_step_policy_inference environment_step_inference"
+        "stepping_inference environment_step_inference"
     ),
     "collection_fps": "collection_fps fps_collection rollout_fps fps_rollout",
     "total_fps": (
@@ -171,6 +171,8 @@ def parse_number(text: str, where: str, *, positive: bool = False) -> float | No
     if match is None:
         raise RecordError(f"{where}: {cell!r} is not a number")
     value = float(match.group(2)) * _FACTORS[match.group(3)]
+    if value != 0 and not 1e-15 < abs(value) < 1e18:
+        raise RecordError(f"{where}: {cell!r} is no number that a result can have")
     if value < 0 or (positive and value == 0):
         raise RecordError(
             f"{where}: {cell!r} is {'negative' if value < 0 else 'zero'}; only positive numbers make sense here"

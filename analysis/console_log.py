@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from paceline.analysis.plain_csv import declared_mode
-from paceline.analysis.table import Mode, Table
+from paceline.analysis.table import RATES, Floats, Mode, Table
 
 # The simulator goes on after these, with contacts missing: the rate looks fine and is wrong.
 DROPPED_CONTACTS = re.compile(
@@ -50,9 +50,7 @@ def log_table(
     return Table(
         source=source,
         rows=tuple(range(1, count + 1)),
-        numbers={
-            name: np.asarray(values, dtype=np.float64) for name, values in columns.items() if len(values) == count
-        },
+        numbers={name: _column(name, values) for name, values in columns.items() if len(values) == count},
         texts={
             "library": (library,) * count,
             "remark": tuple(complaints),
@@ -63,3 +61,9 @@ def log_table(
         scope="rank0",
         kind="log",
     )
+
+
+def _column(name: str, values: Sequence[float]) -> Floats:
+    """Return a column; a printed rate or time of 0 is what rounding left of one, hence not known."""
+    out = np.asarray(values, dtype=np.float64)
+    return np.where(out > 0, out, np.nan) if name.endswith(("_fps", "_time_s")) or name in RATES else out

@@ -20,7 +20,8 @@ from paceline.bench.errors import RecordError
 MAX_BYTES = 64 * 2**20
 # How Paceline's own report/scaling.csv begins: all ranks, undisturbed iterations after warm-up.
 OWN_COLUMNS = ("world_size", "num_nodes", "num_envs", "num_envs_per_rank", "repeats", "total_fps", "total_fps_low")
-_POSITIVE = {*RATES, "world_size", "num_nodes", "num_envs", "num_envs_per_rank", "iteration_time_s", "horizon"}
+_SIZES = ("global_batch", "horizon", "minibatch_size_per_rank", "num_minibatches", "num_epochs")
+_POSITIVE = {*RATES, *_SIZES, "world_size", "num_nodes", "num_envs", "num_envs_per_rank", "iteration_time_s"}
 _WHOLE = {"world_size", "num_nodes", "num_envs", "num_envs_per_rank"}
 
 

@@ -96,6 +96,8 @@ class Table:
 
 def count(value: float) -> str:
     """Return a count or rate for a message: 1024, 524,288 or 0.862."""
+    if not np.isfinite(value):
+        return "?"
     if value == round(value) and abs(value) < 1e15:
         return f"{int(value):,}" if abs(value) >= 10000 else str(int(value))
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
