@@ -11,18 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import yaml
+from paceline.analysis.iterationcolumns import IterationColumns
 from paceline.analysis.rankfile import RankFile, read_rank_files
 from paceline.analysis.samplefile import SAMPLE_COLUMNS, read_samples
 from paceline.bench.errors import RecordError
-from paceline.bench.record import CASE_SCHEMA, ITERATION_COLUMNS, Case, Result, require_schema
+from paceline.bench.record import CASE_SCHEMA, Case, Result, require_schema
 from paceline.bench.rundir import RunDir, StudyDir, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Floats = npt.NDArray[Any]
 
 CURVE_KINDS = ("strong", "weak")
 
@@ -34,10 +32,9 @@ CASE_COLUMNS = (
     *("gpu_type", "image", "threads_per_rank"),
 )
 
-# Times need all their digits; what only labels or draws a row is kept small, for studies with millions of rows.
-_SMALL = {"iteration": np.int32, "sync": np.int8, "warmup": np.int8, "collectives": np.float32, "reward": np.float32}
 _NEVER_NULL = ("iteration", "sync", "warmup")
 _SAMPLES_BUDGET_BYTES = 8 * 1024 * 1024
+_ROWS_AT_ONCE = 8_000_000  # whatever the cases promise
 _GROUP = 64  # runs whose rank files are read at once
 
 
@@ -166,7 +163,8 @@ def _load_iterations(loaded: Loaded, run_dirs: list[RunDir], rows: list[dict[str
     """Return the iterations of all runs; a run whose records do not bear out its result becomes ``unreadable``."""
     import pandas as pd
 
-    chunks: list[dict[str, Floats]] = []
+    expected = sum(int(row.get("iterations") or 0) * int(row.get("world_size") or 0) for row in rows)
+    table = IterationColumns(min(expected, _ROWS_AT_ONCE))
     for first in range(0, len(run_dirs), _GROUP):
         group = range(first, min(first + _GROUP, len(run_dirs)))
         files = {number: run_dirs[number].rank_files() for number in group}
@@ -183,34 +181,8 @@ def _load_iterations(loaded: Loaded, run_dirs: list[RunDir], rows: list[dict[str
                 loaded.warnings.append(problem)
             loaded.headers[number] = [record.header for record in good]
             kept += [(number, record) for record in good if len(record.rows)]
-        if kept:
-            chunks.append(_chunk(kept))
-    names = dict.fromkeys(("run", "rank", *ITERATION_COLUMNS, *(name for chunk in chunks for name in chunk)))
-    columns = {}
-    for name in names:
-        parts = [chunk.pop(name) if name in chunk else _unknown(name, len(chunk["rank"])) for chunk in reversed(chunks)]
-        columns[name] = np.concatenate(parts[::-1]) if parts else np.empty(0)
-    return pd.DataFrame(columns, copy=False)
-
-
-def _chunk(kept: list[tuple[int, RankFile]]) -> dict[str, Floats]:
-    """Return the rows of several rank records as columns."""
-    lengths = [len(record.rows) for _, record in kept]
-    chunk = {"run": np.repeat(np.array([number for number, _ in kept], dtype=np.int32), lengths)}
-    chunk["rank"] = np.repeat(np.array([record.header["rank"] for _, record in kept], dtype=np.int16), lengths)
-    names = dict.fromkeys(name for _, record in kept for name in record.columns)
-    positions = [{name: i for i, name in enumerate(record.columns)} for _, record in kept]
-    for name in names:
-        parts = [
-            record.rows[:, position[name]] if name in position else _unknown(name, len(record.rows))
-            for (_, record), position in zip(kept, positions, strict=True)
-        ]
-        chunk[name] = np.concatenate(parts, dtype=_SMALL.get(name, np.float64), casting="unsafe")
-    return chunk
-
-
-def _unknown(name: str, length: int) -> Floats:
-    return np.full(length, np.nan, dtype=_SMALL.get(name, np.float64))
+        table.extend(kept)
+    return pd.DataFrame(table.columns(), copy=False)
 
 
 def _problem(row: dict[str, Any], found: list[RankFile | RecordError], good: list[RankFile]) -> str | None:

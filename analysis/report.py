@@ -25,6 +25,7 @@ from paceline.bench.rundir import StudyDir
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.text import Text
 
 REPORT_SCHEMA = "paceline.report/1"
 
@@ -214,8 +215,8 @@ def _write(path: Path, text: str) -> None:
         raise
 
 
-def terminal_table(source: Analysis | Loaded, width: int | None = None) -> str:
-    """Return the verdict and the scaling table as text for a terminal.
+def terminal_table(source: Analysis | Loaded, width: int | None = None) -> Text:
+    """Return the scaling table, the verdict and the notes as text for a terminal: no markup, no colours, no wrapping.
 
     Args:
         source: The analysis, or a loaded study (which is analysed first).
@@ -248,4 +249,4 @@ def terminal_table(source: Analysis | Loaded, width: int | None = None) -> str:
     )
     for line in (analysis.verdict.headline, *analysis.verdict.details, *analysis.notes):
         console.print(Text(line), soft_wrap=True)
-    return stream.getvalue().rstrip()
+    return Text(stream.getvalue().rstrip(), no_wrap=True, overflow="ignore")

@@ -164,9 +164,9 @@ def test_every_state_of_a_point_is_a_row(tmp_path: Path) -> None:
     for repeat in range(2):
         write_run(folder.run(case_of(recipe, 1, repeat).case_id, 1), recipe, 1, repeat, rng)
     write_run(folder.run(case_of(recipe, 2, 0).case_id, 1), recipe, 2, 0, rng)
-    for repeat, fault in enumerate(("throttle", "foreign")):
+    for repeat in range(2):
         run = folder.run(case_of(recipe, 4, repeat).case_id, 1)
-        write_run(run, recipe, 4, repeat, rng, **{fault: True})
+        write_run(run, recipe, 4, repeat, rng, throttle=repeat == 0, foreign=repeat == 1)
     write_failure(folder.run(case_of(recipe, 8, 0).case_id, 1), case_of(recipe, 8, 0), "oom_device", "out of memory")
     rows = {row["world_size"]: row for row in records(scaling_table(load_study(tmp_path)))}
     assert [rows[size]["status"] for size in (1, 2, 4, 8, 16)] == [

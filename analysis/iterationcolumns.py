@@ -1,0 +1,65 @@
+"""The iterations table of a study, column by column, as the rank records are read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from paceline.analysis.rankfile import RankFile
+from paceline.bench.record import ITERATION_COLUMNS
+
+Column = npt.NDArray[Any]
+
+# Times need all their digits; what only labels or draws a row is kept small, for studies with millions of rows.
+_SMALL = {"iteration": np.int32, "sync": np.int8, "warmup": np.int8, "collectives": np.float32, "reward": np.float32}
+
+
+class IterationColumns:
+    """The columns while they grow. Room is made at once: new memory costs more time than what is done with it.
+
+    ``capacity`` is the number of rows expected; more are taken too.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = max(capacity, 1)
+        self._length = 0
+        self._arrays: dict[str, Column] = {
+            "run": np.empty(self._capacity, np.int32),
+            "rank": np.empty(self._capacity, np.int16),
+        }
+        for name in ITERATION_COLUMNS:
+            self._add(name)
+
+    def _add(self, name: str) -> None:
+        dtype = _SMALL.get(name, np.float64)
+        self._arrays[name] = np.empty(self._capacity, dtype)
+        if self._length:
+            self._arrays[name][: self._length] = np.nan  # rows of records that have no such column
+
+    def extend(self, kept: list[tuple[int, RankFile]]) -> None:
+        """Append the rows of rank records, each with the number of its run."""
+        lengths = [len(record.rows) for _, record in kept]
+        start, stop = self._length, self._length + sum(lengths)
+        if stop > self._capacity:
+            self._capacity = max(stop, 2 * self._capacity)
+            self._arrays = {name: np.resize(values, (self._capacity,)) for name, values in self._arrays.items()}
+        for name in dict.fromkeys(name for _, record in kept for name in record.columns):
+            if name not in self._arrays:
+                self._add(name)
+        self._arrays["run"][start:stop] = np.repeat([number for number, _ in kept], lengths)
+        self._arrays["rank"][start:stop] = np.repeat([record.header["rank"] for _, record in kept], lengths)
+        positions = [{name: i for i, name in enumerate(record.columns)} for _, record in kept]
+        for name, values in self._arrays.items():
+            if name in ("run", "rank") or not kept:
+                continue
+            parts = [
+                record.rows[:, position[name]] if name in position else np.full(length, np.nan)
+                for (_, record), position, length in zip(kept, positions, lengths, strict=True)
+            ]
+            np.concatenate(parts, out=values[start:stop], casting="unsafe")
+        self._length = stop
+
+    def columns(self) -> dict[str, Column]:
+        """Return the columns by name."""
+        return {name: values[: self._length] for name, values in self._arrays.items()}
