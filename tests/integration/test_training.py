@@ -4,7 +4,7 @@ Strong scaling must keep the learning problem, and measuring must not change it:
 
     one rank, three seeds  what seeds do to the reward curve of 256 environments
     two ranks              the same 256 environments as 2 x 128: same batch, same optimiser steps, same learning
-    stock                  Isaac Lab's own command line without any of ours: the same rewards, to the last digit
+    unmeasured             the same training without hooks: the same rewards, to the last digit
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TRAINERS: tuple[Trainer, ...] = ("rsl_rl", "rl_games")
 ITERATIONS = 60
 SEEDS = (42, 43, 44)
-STOCK_ITERATIONS = 12
+UNMEASURED_ITERATIONS = 12
 CASE = Case(
     kind="strong",
     task="Isaac-Cartpole-Direct",
@@ -64,6 +64,23 @@ SETTINGS: dict[Trainer, tuple[str, ...]] = {
 
 def case_of(trainer: Trainer, **changes: Any) -> Case:
     return dataclasses.replace(CASE, trainer=trainer, overrides=SETTINGS[trainer], **changes)
+
+
+# The worker without its measurement.
+UNMEASURED = """
+import json, sys
+from paceline.bench.record import Case
+from paceline.bench.trainers.isaaclab import common_arguments, load_trainer, run_training, use_gloo
+from paceline.profiling.patches import ImportWatch, Patches
+
+with open(sys.argv[1]) as stream:
+    case = Case.from_json(json.load(stream))
+trainer = load_trainer(case.trainer)
+with ImportWatch() as watch, Patches() as patches:
+    use_gloo(watch, patches)
+    trainer.adapt_to_cpu(watch, patches)
+    sys.exit(run_training(case, [*common_arguments(case), *trainer.arguments(case), *case.overrides]))
+"""
 
 
 @dataclass(frozen=True)
@@ -140,35 +157,36 @@ class Jobs:
             self._done[case.case_id] = load(run, result)
         return self._done[case.case_id]
 
-    def stock(self, trainer: Trainer, folder: Path) -> str:
-        """Return what Isaac Lab's own command prints, and the names of its checkpoints, with nothing of ours in it."""
-        settings = {
-            "rsl_rl": [
-                "agent.device=cpu",
-                "agent.num_steps_per_env=16",
-                "agent.algorithm.num_mini_batches=4",
-                "agent.algorithm.num_learning_epochs=5",
-            ],
-            "rl_games": [
-                "agent.params.config.device=cpu",
-                "agent.params.config.device_name=cpu",
-                "agent.params.config.horizon_length=16",
-                "agent.params.config.minibatch_size=1024",
-                "agent.params.config.mini_epochs=5",
-                "agent.params.config.torch_compile=False",
-                "agent.params.torch_threads=1",
-            ],
-        }[trainer]
+    def unmeasured(self, trainer: Trainer, folder: Path) -> str:
+        """Return what the same training prints without hooks, and the names of its checkpoints.
+
+        For rsl_rl that is Isaac Lab's own command line, with nothing of ours in it. rl_games rounds its learning rate
+        to single precision as soon as it is told to be distributed, so there only the hooks are left away.
+        """
+        case = case_of(trainer, iterations=UNMEASURED_ITERATIONS)
         folder.mkdir()
-        command = [str(self.python.with_name("isaaclab")), "train", "--rl_library", trainer, "--task", CASE.task]
-        command += ["--num_envs", "256", "--max_iterations", str(STOCK_ITERATIONS), "--seed", "42", "--device", "cpu"]
-        command += ["--viz", "none", "physics=newton_mjwarp", *settings, *SETTINGS[trainer]]
+        if trainer == "rsl_rl":
+            command = [str(self.python.with_name("isaaclab")), "train", "--rl_library", trainer, "--task", case.task]
+            command += ["--num_envs", str(case.num_envs), "--max_iterations", str(case.iterations), "--seed", "42"]
+            command += ["--device", "cpu", "--viz", "none", "physics=newton_mjwarp", "agent.device=cpu"]
+            command += ["agent.num_steps_per_env=16", "agent.algorithm.num_mini_batches=4"]
+            command += ["agent.algorithm.num_learning_epochs=5"]
+        else:
+            write_json(folder / "case.json", case.to_json())
+            (folder / "unmeasured.py").write_text(UNMEASURED)
+            command = [str(self.python), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"]
+            command += [str(folder / "unmeasured.py"), str(folder / "case.json")]
         done = subprocess.run(
-            command, env=self.environment, cwd=folder, capture_output=True, text=True, check=False, timeout=900
+            command,
+            env={**self.environment, "PYTHONPATH": str(self.study.code)},
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=900,
         )
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-        checkpoints = [path.name for path in folder.rglob("*.pth")]
-        return "\n".join((done.stdout, *checkpoints))
+        return "\n".join((done.stdout, *(path.name for path in folder.rglob("*.pth"))))
 
 
 def load(run: RunDir, result: Result) -> Trained:
@@ -195,8 +213,8 @@ class Runs:
     """One rank, by seed; the first with the seed of ``two``."""
     two: dict[Trainer, Trained]
     """Two ranks."""
-    stock: dict[Trainer, str]
-    """What Isaac Lab's own command printed."""
+    unmeasured: dict[Trainer, str]
+    """What the same training printed without hooks."""
 
 
 @pytest.fixture(scope="module")
@@ -207,9 +225,9 @@ def runs(jobs: Jobs, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     for trainer in TRAINERS:
         first, second, third = (case_of(trainer, seed=seed) for seed in SEEDS)
         with ThreadPoolExecutor(2) as pool:
-            stock = pool.submit(jobs.stock, trainer, tmp_path_factory.mktemp("stock") / trainer)
+            unmeasured = pool.submit(jobs.unmeasured, trainer, tmp_path_factory.mktemp("unmeasured") / trainer)
             found.one[trainer] = list(pool.map(jobs.train, (first, second, third)))
-            found.stock[trainer] = stock.result()
+            found.unmeasured[trainer] = unmeasured.result()
         found.two[trainer] = jobs.train(dataclasses.replace(first, world_size=2))
     return found
 
@@ -323,18 +341,17 @@ def test_nothing_is_written_elsewhere(runs: Runs, repository: Path) -> None:
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_measuring_changes_nothing(runs: Runs, trainer: Trainer) -> None:
-    measured = runs.one[trainer][0]
+    measured, printed = runs.one[trainer][0], runs.unmeasured[trainer]
     if trainer == "rsl_rl":
         log = measured.run.train_log.read_text()
         for name in ("Mean reward", "Mean episode length", "Mean value loss", "Mean surrogate loss"):
-            stock = re.findall(rf"{name}: +(\S+)", runs.stock[trainer])
-            assert len(stock) >= STOCK_ITERATIONS - 1
-            assert re.findall(rf"{name}: +(\S+)", log)[: len(stock)] == stock
+            values = re.findall(rf"{name}: +(\S+)", printed)
+            assert len(values) >= UNMEASURED_ITERATIONS - 1
+            assert re.findall(rf"{name}: +(\S+)", log)[: len(values)] == values
     else:
         # It prints no rewards; the name of its last checkpoint has the mean reward with all its digits.
-        rewards = re.findall(rf"_ep_{STOCK_ITERATIONS}_rew_\D*(-?\d+\.\d+)", runs.stock[trainer])
-        assert rewards
-        assert measured.column("reward")[STOCK_ITERATIONS - 1] == pytest.approx(float(rewards[-1]), abs=1e-6)
+        (reward,) = set(re.findall(rf"_ep_{UNMEASURED_ITERATIONS}_rew_+(-?\d+\.\d+)", printed))
+        assert measured.column("reward")[UNMEASURED_ITERATIONS - 1] == pytest.approx(float(reward), abs=1e-7)
 
 
 def test_a_trainer_that_does_something_else_is_a_failure(jobs: Jobs) -> None:
