@@ -15,7 +15,7 @@ from paceline.analysis.table import Table
 _HARDWARE = {
     "gpu": "GPU model",
     "cpu": "CPU",
-    "cpu_cores": "CPU cores",
+    "cpu_cores": "number of CPU cores",
     "driver": "driver",
     "image": "image",
     "node_type": "node type",

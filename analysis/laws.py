@@ -139,7 +139,8 @@ def _why_not(model: str, q: Floats, points: int, left_out: Mapping[float, Floats
     names = MODELS[model].parameters
     reasons = []
     if len(names) > points - 2:
-        reasons.append(f"{len(names)} parameters on {points} points")
+        plural = "s" if len(names) > 1 else ""
+        reasons.append(f"{len(names)} parameter{plural} on {points} points")
     elif "kappa" in names and points < USL_MIN_POINTS:
         reasons.append(f"{points} points, the law needs {USL_MIN_POINTS}")
     if "kappa" in names:

@@ -75,7 +75,7 @@ def test_what_the_points_cannot_carry() -> None:
     three = fit("amdahl", [1, 2, 4], [1000, 1800, 3000])
     assert three.identifiable and three.aicc is not None
     two = fit("amdahl", [1, 2], [1000, 1800])
-    assert not two.identifiable and two.reason == "1 parameters on 2 points"
+    assert not two.identifiable and two.reason == "1 parameter on 2 points"
     values = evaluate("usl_fixed_lambda", EIGHT, np.array([[0.05, 0.0]]))[0]
     values[-1] *= 0.5
     alone = fit("usl_fixed_lambda", EIGHT, values)
