@@ -23,7 +23,8 @@ from paceline.bench.rundir import StudyDir
 
 DATABASE = "paceline-history.sqlite3"
 _VERSION = 1
-_COLUMNS = {**STUDY_COLUMNS, **POINT_COLUMNS}
+COLUMNS = {**STUDY_COLUMNS, **POINT_COLUMNS}
+"""Columns of a row, with their SQL types."""
 _OPERATORS = ("!=", "<=", ">=", "=", "<", ">", "~")
 
 
@@ -76,7 +77,7 @@ def _query(folder: Path, database: Path, conditions: list[tuple[str, Any]]) -> l
             "ORDER BY started_unix_s, path, world_size",
             [value for _, value in conditions],
         ).fetchall()
-        return [{name: row[name] for name in _COLUMNS} for row in rows]
+        return [{name: row[name] for name in COLUMNS} for row in rows]
 
 
 def _create(connection: sqlite3.Connection) -> None:
@@ -139,11 +140,11 @@ def _condition(text: str) -> tuple[str, Any]:
         if operator is None:
             continue
         name, value = text[:position].strip(), text[position + len(operator) :].strip()
-        if name not in _COLUMNS:
-            raise RecordError(f"--filter {text}: no column {name!r}; columns: {', '.join(_COLUMNS)}")
+        if name not in COLUMNS:
+            raise RecordError(f"--filter {text}: no column {name!r}; columns: {', '.join(COLUMNS)}")
         if operator == "~":
             return f"instr(lower({name}), lower(?)) > 0", value
-        if _COLUMNS[name] != "TEXT":
+        if COLUMNS[name] != "TEXT":
             try:
                 return f"{name} {operator} ?", float(value)
             except ValueError:

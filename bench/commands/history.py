@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from typing import Any
 
 EXAMPLE = "paceline history outputs --filter task~Ant --filter 'world_size>=4' --export ant.csv"
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     """Print or export one row per study and world size; exit code 0."""
     from pathlib import Path
 
-    from paceline.analysis.history import history
+    from paceline.analysis.history import COLUMNS, history
     from paceline.bench.errors import RecordError
 
     target = Path(args.export) if args.export else None
@@ -43,26 +44,25 @@ def run(args: argparse.Namespace) -> int:
     rows = history(Path(args.folder), args.filter, rebuild=args.rebuild)
     if target is not None:
         target.write_text(
-            _csv(rows) if target.suffix == ".csv" else json.dumps(rows, indent=1) + "\n", encoding="utf-8"
+            _csv(rows, COLUMNS) if target.suffix == ".csv" else json.dumps(rows, indent=1) + "\n", encoding="utf-8"
         )
         print(f"{len(rows)} row(s) -> {target}")
     elif args.format == "json":
         print(json.dumps(rows, indent=1))
     elif args.format == "csv":
-        print(_csv(rows), end="")
+        print(_csv(rows, COLUMNS), end="")
     else:
         _print_text(rows)
     return 0
 
 
-def _csv(rows: list[dict[str, Any]]) -> str:
+def _csv(rows: list[dict[str, Any]], columns: Iterable[str]) -> str:
     import csv
     import io
 
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]) if rows else [], lineterminator="\n")
-    if rows:
-        writer.writeheader()
+    writer = csv.DictWriter(stream, list(columns), lineterminator="\n")
+    writer.writeheader()
     writer.writerows(rows)
     return stream.getvalue()
 

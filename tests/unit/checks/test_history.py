@@ -137,5 +137,8 @@ def test_command(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["history", str(tmp_path), "--format", "csv"]) == 0
+    header = capsys.readouterr().out
+    assert header.startswith("path,name,kind,task,") and header.count("\n") == 1
     assert main(["history", str(tmp_path)]) == 0
     assert "0 study folder(s)" in capsys.readouterr().out
