@@ -36,12 +36,12 @@ class Coverage:
     def __init__(self, start: Any, end: Any, merged: bool = False) -> None:
         """Take any intervals, or with ``merged`` the disjoint ones that ``merge`` returns."""
         self.start, self.end = (start, end) if merged else merge(start, end)
-        self._before = np.concatenate([[0], np.cumsum(self.end - self.start)])
+        self.before = np.concatenate([[0], np.cumsum(self.end - self.start)])
 
     @property
     def total(self) -> int:
         """Length of the union."""
-        return int(self._before[-1])
+        return int(self.before[-1])
 
     def until(self, time: Any) -> Any:
         """Return the covered length before each time."""
@@ -50,7 +50,7 @@ class Coverage:
             return np.zeros(np.shape(time), np.int64)
         previous = np.maximum(index - 1, 0)
         overhang = np.where(index > 0, np.maximum(self.end[previous] - time, 0), 0)
-        return self._before[index] - overhang
+        return self.before[index] - overhang
 
     def between(self, start: Any, end: Any) -> Any:
         """Return the covered length inside each window [start, end)."""

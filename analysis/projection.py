@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -167,7 +168,7 @@ def project(capture: Capture, steps: ModuleType | None = None) -> Projection:
         rows = device_order[result.process_bounds[index] : result.process_bounds[index + 1]]
         start, end = steps.union(rows, operations.start, operations.end)
         result.coverage[index] = Coverage(start, end, merged=True)
-    _group_sums(result, capture, launch)
+    _group_sums(result, capture)
     if flat.any():
         flatranges.project(result, capture, own, launch)
     _details(result, capture, launch)
@@ -227,32 +228,23 @@ def _device_order(steps: ModuleType, operations: Operations, num_processes: int)
     return order, np.append(bounds[used], bounds[-1]), used // num_devices
 
 
-def _group_sums(projection: Projection, capture: Capture, launch: Any) -> None:
+def _group_sums(projection: Projection, capture: Capture) -> None:
     """Fill per_group for groups in the tree; flatranges.py overwrites those that are not."""
-    ranges, per_range, per_group = capture.ranges, projection.per_range, projection.per_group
-    count, group = len(projection.groups), projection.group
-
-    def total(values: Any, rows: Any = slice(None)) -> Any:
-        result = np.zeros(count, np.int64)
-        np.add.at(result, group[rows], values[rows])
-        return result
-
-    outer = projection.outer
-    per_group["instances"] = np.bincount(group, minlength=count)
-    per_group["unclosed"] = np.bincount(group[ranges.unclosed], minlength=count)
-    per_group["cross_thread"] = np.bincount(group[ranges.thread != ranges.end_thread], minlength=count)
-    rows = np.flatnonzero(outer)
-    per_group["wall"] = total(ranges.end - ranges.start, rows)
-    per_group["launches"] = total(per_range["launches"], rows)
-    per_group["api"] = total(per_range["api"], rows)
-    per_group["active"] = np.zeros(count, np.int64)
-    process = np.array([p for p, _, _ in projection.groups] or [0], np.int32)[group] if count else group
-    for index, coverage in projection.coverage.items():
-        if coverage.total:
-            own = rows[process[rows] == index] if len(capture.processes) > 1 else rows
-            np.add.at(per_group["active"], group[own], coverage.between(ranges.start[own], ranges.end[own]))
-    busy = np.flatnonzero(per_range["operations"])
-    per_group["span"] = total(per_range["last"] - per_range["first"], busy)
+    ranges, per_range, steps = capture.ranges, projection.per_range, projection.engine
+    count = len(projection.groups)
+    projection.per_group |= steps.group_sums(
+        projection.group, projection.outer, count, ranges.start, ranges.end, ranges.thread, ranges.end_thread,
+        ranges.unclosed, per_range["operations"], per_range["launches"], per_range["api"], per_range["first"],
+        per_range["last"],
+    )  # fmt: skip
+    active = np.zeros(count, np.int64)
+    for thread, (low, high) in enumerate(pairwise(projection.range_bounds.tolist())):
+        coverage = projection.coverage[capture.threads[thread].process]
+        rows = projection.range_order[low:high]
+        if coverage.total and len(rows):
+            covered = (coverage.start, coverage.end, coverage.before)
+            steps.add_covered(rows, ranges.start, ranges.end, projection.outer, projection.group, *covered, active)
+    projection.per_group["active"] = active
 
 
 def _details(projection: Projection, capture: Capture, launch: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from paceline.analysis.intervals import merge, segmented_union
+from paceline.analysis.intervals import Coverage, merge, segmented_union
 
 NONE = -1
 
@@ -51,7 +51,7 @@ def locate(
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     """Return (range, own time) of every call, and the own times per innermost range.
 
-    The range is the innermost one in the tree that contains the call; own time is its part of the API time of its thread.
+    The range is the innermost one in the tree that contains the call; own time is its part of the API time.
 
     Own times of a thread sum to the union of its calls: a driver call inside a runtime call has none.
     """
@@ -213,3 +213,42 @@ def tally(first: Any, second: Any, width: int, size: int, start: Any, end: Any) 
     np.add.at(total, key, length)
     np.maximum.at(longest, key, length)
     return np.bincount(key, minlength=size), total, longest
+
+
+def group_sums(
+    group: Any, outer: Any, num_groups: int, start: Any, end: Any, thread: Any, end_thread: Any, unclosed: Any,
+    operations: Any, launches: Any, api: Any, first: Any, last: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Return per group what follows from its ranges; ``wall``, ``launches`` and ``api`` from outermost ones only."""
+    worked = operations > 0
+    chosen = {
+        "instances": (np.ones(len(group), np.int64), slice(None)),
+        "unclosed": (unclosed, slice(None)),
+        "cross_thread": (thread != end_thread, slice(None)),
+        "span": (last - first, worked),
+        "wall": (end - start, outer),
+        "launches": (launches, outer),
+        "api": (api, outer),
+    }
+    result = {}
+    for name, (values, rows) in chosen.items():
+        result[name] = np.zeros(num_groups, np.int64)
+        np.add.at(result[name], group[rows], values[rows])
+    return result
+
+
+def add_covered(
+    rows: Any,
+    start: Any,
+    end: Any,
+    outer: Any,
+    group: Any,
+    covered_start: Any,
+    covered_end: Any,
+    before: Any,
+    total: Any,
+) -> None:
+    """Add to ``total``, per group, how much of the outermost ranges in ``rows`` the covered intervals fill."""
+    rows = rows[outer[rows]]
+    coverage = Coverage(covered_start, covered_end, merged=True)
+    np.add.at(total, group[rows], coverage.between(start[rows], end[rows]))

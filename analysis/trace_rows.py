@@ -16,6 +16,7 @@ OUTSIDE = "(outside ranges)"
 """Stands for the range of work that no range caused."""
 _MAX_RANGES = 40
 _MAX_KERNELS = 60
+_MAX_INSTANCES = 20_000
 
 
 def _label(capture: Capture, label: int) -> tuple[str, str]:
@@ -116,10 +117,11 @@ def range_rows(capture: Capture, projection: Projection, shown: list[int]) -> li
 def warn_of_start_up(capture: Capture, projection: Projection, shown: list[int], warnings: list[str]) -> None:
     """Say which ranges took far longer the first time: sums over all instances then do not show the steady state."""
     ranges, found = capture.ranges, []
+    # With very many instances the first one does not matter.
     for group in shown[:_MAX_RANGES]:
-        rows = np.flatnonzero(projection.group == group)
-        if len(rows) < 4:
+        if not 4 <= projection.per_group["instances"][group] <= _MAX_INSTANCES:
             continue
+        rows = np.flatnonzero(projection.group == group)
         lengths = ranges.end[rows] - ranges.start[rows]
         first, middle = int(lengths[np.argmin(ranges.start[rows])]), float(np.median(lengths))
         if first > 5 * middle and first > 10_000_000:

@@ -251,6 +251,9 @@ def synthetic(
     """
     if kernels < processes or ranges < processes:
         raise ValueError("at least one kernel and one range per process")
+    # Large captures repeat a smaller one at later times: SQLite copies rows far faster than Python makes them.
+    pieces = max(1, max(kernels, ranges) // 2_000_000)
+    kernels, ranges = kernels // pieces, ranges // pieces
     names = ["iteration", "rollout", "env_step", "physics", "inference", "update", "minibatch"]
     kernel_names = [f"kernel_{i}" for i in range(200)]
     strings = [*names, *kernel_names, "cudaLaunchKernel_v7000", "cudaStreamIsCapturing_v10000"]
@@ -284,8 +287,25 @@ def synthetic(
             )
             count_calls += len(calls)
             count_kernels += len(work)
+        _repeat(connection, pieces, per_process, calls_per_kernel)
         connection.commit()
-    return {"kernels": count_kernels, "calls": count_calls, "ranges": count_ranges}
+    return {"kernels": pieces * count_kernels, "calls": pieces * count_calls, "ranges": pieces * count_ranges}
+
+
+def _repeat(connection: sqlite3.Connection, pieces: int, per_process: int, calls_per_kernel: float) -> None:
+    """Append ``pieces - 1`` copies of all ranges, calls and kernels, each later and with further correlation ids."""
+    shifts = {"NVTX_EVENTS": ("start", "end"), RUNTIME: ("start", "end"), KERNEL: ("start", "end")}
+    for table, times in shifts.items():
+        columns = [name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")]
+        (last,) = connection.execute(f"SELECT max(rowid) FROM {table}").fetchone()
+        only = " AND eventType = 59" if table == "NVTX_EVENTS" else ""
+        for piece in range(1, pieces):
+            later, further = piece * (per_process * _slot_ns(calls_per_kernel) + 1_000_000), piece * 2 * per_process
+            chosen = ", ".join(
+                f"{name} + {later}" if name in times else f"{name} + {further}" if name == "correlationId" else name
+                for name in columns
+            )
+            connection.execute(f"INSERT INTO {table} SELECT {chosen} FROM {table} WHERE rowid <= {last}{only}")
 
 
 def _slot_ns(calls_per_kernel: float) -> int:

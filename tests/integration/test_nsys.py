@@ -6,6 +6,7 @@ GPU here: NVTX only.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -21,6 +22,8 @@ from paceline.analysis import trace
 from paceline.analysis.scrub import scrub
 from paceline.bench.errors import TraceError
 from paceline.profiling import nsys
+
+from tests.tracegen import synthetic
 
 pytestmark = pytest.mark.slow
 ITERATIONS = 20
@@ -123,6 +126,26 @@ def test_nvidia_reads_the_scrubbed_copy(tool: Path, exported: Path, tmp_path: Pa
         texts.append(subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout)
     assert "paceline:rollout" in texts[0]
     assert texts[0] == texts[1]
+
+
+def test_projection_agrees_with_nsys_on_eight_processes(tool: Path, tmp_path: Path) -> None:
+    """Correlation ids repeat in every process: nsys's own projection has the same hulls and counts."""
+    path = tmp_path / "made.sqlite"
+    synthetic(path, kernels=8_000, ranges=2_000, processes=8)
+    command = [tool, "stats", "-q", "-r", "nvtx_gpu_proj_sum", "--format", "csv", path]
+    text = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
+    lines = text[text.index("Range,") :].strip().splitlines()
+    expected = {row["Range"]: row for row in csv.DictReader(lines)}
+    for fast in (False, True):
+        sums: dict[str, list[int]] = {}
+        for row in trace.analyse(path, fast=fast).ranges:
+            found = sums.setdefault(f"paceline:{row['name']}", [0, 0])
+            found[0] += round(row["gpu_span_s"] * 1e9)
+            found[1] += row["operations"]
+        assert sums.keys() == expected.keys()
+        for name, (span, operations) in sums.items():
+            assert span == int(expected[name]["Total Proj Time (ns)"]), name
+            assert operations == int(expected[name]["Total GPU Ops"]), name
 
 
 def test_broken_reports(tool: Path, profiled: tuple[Path, list[dict[str, float]]], tmp_path: Path) -> None:
