@@ -21,6 +21,7 @@ import sys
 from typing import Any
 
 DOMAIN = "paceline"
+# Names that nvtx knows itself; for others it would need matplotlib.
 _COLORS = {
     "iteration": "white",
     "rollout": "green",
@@ -43,7 +44,7 @@ class Ranges:
 
     def push(self, name: str, payload: int | None = None) -> None:
         """Open a range inside the one that is open now."""
-        self._push(name, _COLORS.get(name, "grey"), DOMAIN, None, payload)
+        self._push(name, _COLORS[name], DOMAIN, None, payload)
 
     def pop(self) -> None:
         """Close the innermost open range."""
@@ -51,7 +52,7 @@ class Ranges:
 
     def mark(self, message: str) -> None:
         """Set a mark, for facts such as the rank of this process."""
-        self._mark(message, "black", DOMAIN)
+        self._mark(message, "white", DOMAIN)
 
 
 def nvtx_ranges() -> Ranges | None:
