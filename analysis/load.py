@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 from paceline.analysis.iterationcolumns import IterationColumns
 from paceline.analysis.rankfile import RankFile, read_rank_files
-from paceline.analysis.samplefile import SAMPLE_COLUMNS, read_samples
+from paceline.analysis.samplefile import SAMPLE_COLUMNS, clock_origin, read_samples
 from paceline.bench.errors import RecordError
 from paceline.bench.record import CASE_SCHEMA, Case, Result, require_schema
 from paceline.bench.rundir import RunDir, StudyDir, read_json
@@ -35,6 +35,7 @@ CASE_COLUMNS = (
 _NEVER_NULL = ("iteration", "sync", "warmup")
 _SAMPLES_BUDGET_BYTES = 8 * 1024 * 1024
 _ROWS_AT_ONCE = 8_000_000  # whatever the cases promise
+_WRONG_TYPES = (TypeError, ValueError, AttributeError, KeyError)  # values of a file that are not what they should be
 _GROUP = 64  # runs whose rank files are read at once
 
 
@@ -131,6 +132,8 @@ def _run_row(run: RunDir) -> dict[str, Any]:
         problems.append(f"{run.case_json}: missing")
     except RecordError as error:
         problems.append(str(error))
+    except _WRONG_TYPES as error:
+        problems.append(f"{run.case_json}: not a valid case: {error}")
     try:
         launch = read_json(run.launch_json)
         row |= {"launcher": launch.get("launcher"), "job_id": launch.get("job_id")}
@@ -138,16 +141,19 @@ def _run_row(run: RunDir) -> dict[str, Any]:
         pass  # only says who started the run
     try:
         result = Result.from_json(read_json(run.result_json), str(run.result_json))
+        extra = dict(result.extra)
         row |= {"status": result.status, "cause": result.cause, "message": result.message}
         row |= {"start_unix_s": result.start_unix_s, "end_unix_s": result.end_unix_s, "nodes": " ".join(result.nodes)}
         row |= {"wall_s": result.end_unix_s - result.start_unix_s, "job_id": result.job_id or row.get("job_id")}
-        row["extra"] = dict(result.extra)
+        row["extra"] = extra
         row["ranks_expected"] = result.ranks_expected
     except FileNotFoundError:
         row |= {"status": "unfinished", "cause": "no_result"}
         row["message"] = "no result.json: not started yet, still running, or killed before it could say how it ended"
-    except (RecordError, TypeError) as error:
+    except RecordError as error:
         problems.append(str(error))
+    except _WRONG_TYPES as error:
+        problems.append(f"{run.result_json}: not a valid result: {error}")
     if problems:
         row |= {"status": "unreadable", "cause": "record", "message": "; ".join(problems)}
     return row
@@ -234,7 +240,7 @@ def _load_samples(loaded: Loaded, run_dirs: list[RunDir]) -> pd.DataFrame:
         loaded.sample_headers.setdefault(number, []).append(record.header)
         rows += record.rows
         runs += [number] * len(record.rows)
-        origins += [float(record.header.get("clock_origin_unix_s") or 0.0)] * len(record.rows)
+        origins += [clock_origin(record.header)] * len(record.rows)
     if keep_every > 1:
         loaded.warnings.append(
             f"the samples are large ({size / 1e6:.0f} MB): read every {keep_every} s where nothing notable happened"

@@ -94,6 +94,8 @@ def chart_specs(analysis: Analysis, *, legends: bool = False) -> dict[str, list[
         for run in own:
             label = f"repeat {repeats[run]}" + ("" if run in clean else ", left out")
             lines += series.throughput_rows(analysis.arrays[run], label, run not in clean)
+        if not lines:
+            continue
         warmup = int(analysis.arrays[own[0]].warmup.sum())
         throughput.append(chartseries.throughput(lines, warmup, f"{name}, n\u2009=\u2009{len(clean)}"))
         if not clean:

@@ -85,4 +85,6 @@ def _costs(point: Mapping[str, Any]) -> dict[str, float] | None:
     if point["total_fps"] is None or not math.isfinite(total) or total <= 0:
         return None
     cost = point["world_size"] / point["total_fps"]
+    if not 0.0 < cost < math.inf:
+        return None
     return {part: seconds / total * cost for part, seconds in parts.items()}

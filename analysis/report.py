@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from paceline.analysis import tables
 from paceline.analysis.load import Loaded, load_study
 from paceline.analysis.provenance import provenance
-from paceline.analysis.scaling import scaling_table
+from paceline.analysis.scaling import planned_sizes, scaling_table
 from paceline.analysis.summary import RunArrays, run_arrays, summarise
 from paceline.analysis.units import known
 from paceline.analysis.verdict import Verdict, verdict
@@ -141,8 +141,8 @@ def _first(value: Any) -> int:
 
 def _missing(loaded: Loaded) -> list[dict[str, Any]]:
     """Return one row for each planned repeat that has no run at all."""
-    repeats, sizes = loaded.study.get("repeats"), loaded.study.get("world_sizes")
-    if not isinstance(repeats, int) or not isinstance(sizes, list):
+    repeats = loaded.study.get("repeats")
+    if not isinstance(repeats, int):
         return []
     own = loaded.runs[loaded.runs["kind"].isin(("strong", "weak"))]
     have = {(int(size), int(repeat)) for size, repeat in zip(own["world_size"], own["repeat"], strict=True)}
@@ -158,8 +158,8 @@ def _missing(loaded: Loaded) -> list[dict[str, Any]]:
             "note": note,
             "counts": False,
         }
-        for size in sizes
-        for repeat in range(repeats)
+        for size in planned_sizes(loaded.study)
+        for repeat in range(min(repeats, 1000))
         if (size, repeat) not in have
     ]
 

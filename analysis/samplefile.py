@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,12 @@ class SamplesFile:
     rows: list[tuple[Any, ...]]
     bad_lines: int
     """Lines that could not be read (the last line of a killed sampler is one)."""
+
+
+def clock_origin(header: Mapping[str, Any]) -> float:
+    """Return the Unix time at which a record's clock read 0; 0 if its header does not say."""
+    value = header.get("clock_origin_unix_s")
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def read_samples(path: Path, keep_every: int = 1) -> SamplesFile:

@@ -104,7 +104,8 @@ def device_rows(loaded: Loaded, run: int) -> tuple[Rows, Rows]:
             row = {"t_s": int(cut.index[0]), "util": _short(float(cut["mean"].mean()))}
             gpu_rows.append(row | {"low": _short(float(cut["min"].min())), "high": _short(float(cut["max"].max()))})
     cpu_rows: Rows = []
-    cores = sum(int(header.get("logical_cores") or 0) for header in loaded.sample_headers.get(run, []))
+    found = [header.get("logical_cores") for header in loaded.sample_headers.get(run, [])]
+    cores = sum(count for count in found if isinstance(count, int))
     for source, who, scale in (("node", "whole node", cores / 100.0), ("rank", "this job", 0.01)):
         own = table[table["source"] == source]
         if not len(own) or not scale:

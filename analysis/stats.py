@@ -56,9 +56,9 @@ def median_interval(values: Sequence[float]) -> Estimate:
     logs = np.log(np.asarray(values, dtype=np.float64))
     middle = math.log(float(np.median(values)))
     if count == 1:
-        return Estimate(math.exp(middle), None, None)
+        return Estimate(_exp(middle), None, None)
     half = widening(count) * t_quantile(count - 1) * float(logs.std(ddof=1)) / math.sqrt(count)
-    return Estimate(math.exp(middle), math.exp(middle - half), math.exp(middle + half))
+    return Estimate(_exp(middle), _exp(middle - half), _exp(middle + half))
 
 
 def ratio_interval(values: Sequence[float], reference: Sequence[float]) -> Estimate:
@@ -68,14 +68,18 @@ def ratio_interval(values: Sequence[float], reference: Sequence[float]) -> Estim
     a, b = (np.log(np.asarray(v, dtype=np.float64)) for v in (values, reference))
     middle = math.log(float(np.median(values))) - math.log(float(np.median(reference)))
     if len(a) < 2 or len(b) < 2:
-        return Estimate(math.exp(middle), None, None)
+        return Estimate(_exp(middle), None, None)
     var_a, var_b = (widening(len(v)) ** 2 * float(v.var(ddof=1)) / len(v) for v in (a, b))
     total = var_a + var_b
     if total == 0.0:
-        return Estimate(math.exp(middle), math.exp(middle), math.exp(middle))
+        return Estimate(_exp(middle), _exp(middle), _exp(middle))
     freedom = total**2 / (var_a**2 / (len(a) - 1) + var_b**2 / (len(b) - 1))
     half = t_quantile(freedom) * math.sqrt(total)
-    return Estimate(math.exp(middle), math.exp(middle - half), math.exp(middle + half))
+    return Estimate(_exp(middle), _exp(middle - half), _exp(middle + half))
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700.0 else math.inf
 
 
 def widening(count: int) -> float:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from paceline.analysis.devices import GpuSamples
 from paceline.analysis.load import Loaded
+from paceline.analysis.samplefile import clock_origin
 from paceline.analysis.stats import mser5
 
 if TYPE_CHECKING:
@@ -110,6 +111,8 @@ def summarise(loaded: Loaded, arrays: Mapping[int, RunArrays]) -> pd.DataFrame:
             continue
         row = _rates(block)
         if row is None:
+            nothing = {"flags": ["no undisturbed iteration after warm-up has a time"], "warmup_note": None}
+            rows[run] = dict.fromkeys(RATES, math.nan) | nothing
             continue
         row |= _split(block)
         row |= _warmup(block)
@@ -215,7 +218,7 @@ def _learning(block: RunArrays) -> dict[str, float]:
 
 def window_unix_s(loaded: Loaded, block: RunArrays) -> tuple[float, float]:
     """Return when the measured window (all iterations after warm-up) of a run began and ended, Unix time."""
-    origin = float(loaded.headers[block.run][0].get("clock_origin_unix_s") or 0.0)
+    origin = clock_origin(loaded.headers[block.run][0])
     kept = np.flatnonzero(~block.warmup)
     start = block.values["start_s"][0]
     return origin + float(start[kept[0]]), origin + float(start[kept[-1]] + block.time_s[kept[-1]])
