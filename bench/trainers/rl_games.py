@@ -7,9 +7,10 @@ Seeds: Isaac Lab adds the rank to the seed of environment and agent, and rl_game
 rank r has environment seed + r (recorded as the seed) and draws its actions from seed + 2 r; all are distinct.
 
 Normalisation: rl_games averages gradients over ranks, but each rank normalises observations and values
-(``normalize_input``, ``normalize_value``) by the statistics of its own environments only. With few environments on a rank
-these differ, and training with many ranks is then a harder problem than with one: Cartpole with 2 x 128 environments
-stays behind 1 x 256, and does not when both settings are off. Paceline leaves the settings as the task has them.
+(``normalize_input``, ``normalize_value``) by the statistics of its own environments only. With few environments on a
+rank these differ, and training with many ranks is then a harder problem than with one: Cartpole with 2 x 128
+environments did not learn in 70 iterations what 1 x 256 did (CPU, seed 42), and did with both settings off. Paceline
+leaves the settings as the task has them.
 """
 
 from __future__ import annotations
