@@ -7,7 +7,7 @@ cancels). Off means that the original methods are back in place and the sampler 
 timed by the trainer itself, the time it prints as collection + learning. No synchronised iterations: they never count
 for throughput. One hook stays in both: torch's own callback after an optimiser step, which counts to 16.
 
-With --nvtx, on and off differ in the NVTX ranges only (issue: on without a profiler).
+With --nvtx, on and off differ in the NVTX ranges only, which no profiler listens to.
 
 Prints the median over groups of four of the relative cost, with a 95 % bootstrap interval; the run fails only if the
 whole interval lies above the target. Beside it the same for the processor time of the training process, which other
