@@ -153,12 +153,13 @@ def write(
         for number, name in rows.domains.items():
             if number:
                 tables["NVTX_EVENTS"].append(_nvtx(0, None, 75, name, thread_key(pid, 1), None, None, number))
-    for time, text, pid in rows.marks:
-        tables["NVTX_EVENTS"].append(_nvtx(time, None, 34, text, thread_key(pid, 1), None, None, 1))
+    for time, message, pid in rows.marks:
+        tables["NVTX_EVENTS"].append(_nvtx(time, None, 34, message, thread_key(pid, 1), None, None, 1))
     for r in rows.ranges:
         end_thread = None if r.end_tid is None else thread_key(r.pid, r.end_tid)
         inline = not registered or isinstance(r.name, bytes)
-        text, text_id = (r.name, None) if inline else (None, strings(str(r.name)))
+        text: str | bytes | None = r.name if inline else None
+        text_id = None if inline else strings(str(r.name))
         kind = 59 if r.style == "push_pop" else 60
         tables["NVTX_EVENTS"].append(
             _nvtx(r.start, r.end, kind, text, thread_key(r.pid, r.tid), end_thread, text_id, r.domain)

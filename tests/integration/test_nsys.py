@@ -122,7 +122,7 @@ def test_nvidia_reads_the_scrubbed_copy(tool: Path, exported: Path, tmp_path: Pa
     copy = scrub(exported, tmp_path / "clean.sqlite").path
     texts = []
     for path in (exported, copy):
-        command = [tool, "stats", "-q", "-r", "nvtx_sum", "--format", "csv", path]
+        command = [str(tool), "stats", "-q", "-r", "nvtx_sum", "--format", "csv", str(path)]
         texts.append(subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout)
     assert "paceline:rollout" in texts[0]
     assert texts[0] == texts[1]
@@ -132,7 +132,7 @@ def test_projection_agrees_with_nsys_on_eight_processes(tool: Path, tmp_path: Pa
     """Correlation ids repeat in every process: nsys's own projection has the same hulls and counts."""
     path = tmp_path / "made.sqlite"
     synthetic(path, kernels=8_000, ranges=2_000, processes=8)
-    command = [tool, "stats", "-q", "-r", "nvtx_gpu_proj_sum", "--format", "csv", path]
+    command = [str(tool), "stats", "-q", "-r", "nvtx_gpu_proj_sum", "--format", "csv", str(path)]
     text = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
     lines = text[text.index("Range,") :].strip().splitlines()
     expected = {row["Range"]: row for row in csv.DictReader(lines)}
