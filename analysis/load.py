@@ -97,6 +97,10 @@ def load_study(path: str | Path) -> Loaded:
     loaded.iterations = _load_iterations(loaded, run_dirs, rows)
     loaded.samples = _load_samples(loaded, run_dirs)
     _mark_counting(study, rows)
+    here = f"{folder.path}/"  # reports travel: paths in them start at the study folder
+    for row in rows:
+        row["message"] = str(row["message"]).replace(here, "") if row.get("message") else None
+    loaded.warnings = [warning.replace(here, "") for warning in loaded.warnings]
     columns = ["case_id", "attempt", *CASE_COLUMNS, "status", "cause", "message", "counts", "left_out", "why_not"]
     columns += ["start_unix_s", "end_unix_s", "wall_s", "job_id", "nodes", "launcher", "path"]
     loaded.runs = pd.DataFrame(rows, columns=columns, index=pd.RangeIndex(len(rows), name="run"), dtype=object)

@@ -47,7 +47,7 @@ FORMATS: dict[str, Callable[[float], str]] = {
     "ms": lambda v: significant(v * 1e3),  # from seconds
     "s": lambda v: significant(v),
     "number": lambda v: significant(v),
-    "hours": lambda v: f"{v:.2f}" if v >= 0.1 else f"{v:.4f}",
+    "hours": lambda v: f"{v:.2f}" if v >= 0.1 else significant(v, 2),
 }
 
 

@@ -143,6 +143,7 @@ def test_damaged_record_is_a_labelled_row(study: Path, damage: Callable[[Path], 
     assert row["status"] == "unreadable"
     assert says in row["message"]
     assert "\n" not in row["message"]
+    assert str(study) not in row["message"]  # the report travels, the folder's place does not
     assert not row["counts"]
     assert loaded.runs["counts"].sum() == 3
 
