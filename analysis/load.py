@@ -16,7 +16,7 @@ from paceline.analysis.iterationcolumns import IterationColumns
 from paceline.analysis.rankfile import RankFile, read_rank_files
 from paceline.analysis.samplefile import SAMPLE_COLUMNS, clock_origin, read_samples
 from paceline.bench.errors import RecordError
-from paceline.bench.record import CASE_SCHEMA, Case, Result, require_schema
+from paceline.bench.record import CASE_SCHEMA, STUDY_SCHEMA, Case, Result, require_schema
 from paceline.bench.rundir import RunDir, StudyDir, read_json
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def load_study(path: str | Path) -> Loaded:
         raise RecordError(
             f"{folder.study_yaml}: no study there; a study folder holds the study.yaml that `paceline run` wrote"
         )
+    require_schema(study, STUDY_SCHEMA, str(folder.study_yaml))
     cluster = _read_yaml(folder.cluster_yaml)
     snapshot = read_json(folder.snapshot_json) if folder.snapshot_json.is_file() else {}
 

@@ -15,10 +15,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from paceline.bench.errors import RecordError
 
+STUDY_SCHEMA: Final = "paceline.study/1"
 CASE_SCHEMA = "paceline.case/1"
 RANK_SCHEMA = "paceline.rank/1"
 SAMPLES_SCHEMA = "paceline.samples/1"

@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from paceline.bench import yamlfile
 from paceline.bench.errors import StudyError
 from paceline.bench.filemodel import FileModel, Line, Text, nearest, validate
+from paceline.bench.record import STUDY_SCHEMA
 from paceline.bench.resolve import resolve
 from paceline.bench.shell import check_environment
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 __all__ = ["STUDY_SCHEMA", "Study", "StudyValues", "load_study", "parse_study", "resolve", "shipped", "to_yaml"]
-
-STUDY_SCHEMA: Final = "paceline.study/1"
 
 Trainer = Literal["rsl_rl", "rl_games"]
 
