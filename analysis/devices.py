@@ -22,16 +22,23 @@ class GpuSamples:
         stops = np.append(starts[1:], len(runs)) if len(runs) else starts  # a study on CPU has none
         self._slices = {int(runs[a]): slice(a, b) for a, b in zip(starts.tolist(), stops.tolist(), strict=True)}
 
-    def over(self, run: int, begin_unix_s: float, end_unix_s: float) -> dict[str, Any]:
+    def over(
+        self, run: int, begin_unix_s: float, end_unix_s: float, used: frozenset[str] = frozenset()
+    ) -> dict[str, Any]:
         """Return power (all GPUs), mean use and clock, and the shares of disturbed samples; empty without samples.
 
-        Scope: job. Power comes from the energy counter where the driver has one, else from the mean of its samples.
+        Scope: the GPUs whose UUIDs are in ``used``, all that were sampled if it is empty. A job on an exclusive node
+        sees GPUs that no rank uses, and those must not count. Power comes from the energy counter where the driver has
+        one, else from the mean of its samples.
         """
         part = self._slices.get(run)
         if part is None:
             return {}
         seconds = self._columns["unix_s"][part]
-        inside = np.flatnonzero((seconds >= begin_unix_s) & (seconds <= end_unix_s))
+        wanted = (seconds >= begin_unix_s) & (seconds <= end_unix_s)
+        if used:
+            wanted &= np.isin(self._columns["name"][part].astype(str), sorted(used))
+        inside = np.flatnonzero(wanted)
         if not len(inside):
             return {}
         own = {name: values[part][inside] for name, values in self._columns.items()}

@@ -117,12 +117,18 @@ def summarise(loaded: Loaded, arrays: Mapping[int, RunArrays]) -> pd.DataFrame:
         row |= _split(block)
         row |= _warmup(block)
         row |= _learning(block)
-        row |= devices.over(run, *window_unix_s(loaded, block))
+        row |= devices.over(run, *window_unix_s(loaded, block), used=_gpus(loaded, run))
         row["flags"] = _flags(loaded, run, row)
         rows[run] = row
     frame = pd.DataFrame.from_dict(rows, orient="index") if rows else pd.DataFrame(columns=[*RATES, "flags"])
     frame.index.name = "run"
     return frame
+
+
+def _gpus(loaded: Loaded, run: int) -> frozenset[str]:
+    """Return the UUIDs of the GPUs that the ranks of a run computed on; empty on CPU, or where a rank does not say."""
+    uuids = [(header.get("device") or {}).get("uuid") for header in loaded.headers.get(run, [])]
+    return frozenset(map(str, uuids)) if uuids and all(uuids) else frozenset()
 
 
 def _rates(block: RunArrays) -> dict[str, Any] | None:
