@@ -8,8 +8,10 @@ from pathlib import Path
 from paceline.bench.errors import TraceError
 
 # Peak bytes per row while loading and projecting, from the benchmark (docs/trace.md), rounded up.
-_BYTES_PER_ROW = {"NVTX_EVENTS": 170, "CUPTI_ACTIVITY_KIND_RUNTIME": 60}
-_BYTES_PER_OPERATION = 110
+_BYTES_PER_ROW = {"NVTX_EVENTS": 130, "CUPTI_ACTIVITY_KIND_RUNTIME": 50}
+_BYTES_PER_OPERATION = 90
+_WITHOUT_NUMBA = 3
+"""numpy's steps keep more intermediate arrays: how many times as much."""
 _BASE_BYTES = 300 * 2**20
 
 
@@ -38,18 +40,18 @@ def _group_free_bytes(limit: str, usage: str) -> int | None:
         return None
 
 
-def needed_bytes(rows: Mapping[str, int]) -> int:
+def needed_bytes(rows: Mapping[str, int], compiled: bool = True) -> int:
     """Return the memory that loading and projecting tables with so many rows takes at its peak."""
-    total = _BASE_BYTES
+    total = 0
     for name, count in rows.items():
         base = name.partition("_V")[0]
         total += count * _BYTES_PER_ROW.get(base, _BYTES_PER_OPERATION)
-    return total
+    return _BASE_BYTES + (total if compiled else _WITHOUT_NUMBA * total)
 
 
-def require(path: Path, rows: Mapping[str, int]) -> None:
+def require(path: Path, rows: Mapping[str, int], compiled: bool = True) -> None:
     """Raise TraceError, naming the memory needed, if tables with so many rows do not fit."""
-    require_bytes(path, needed_bytes(rows), f"{sum(rows.values()):,} rows need")
+    require_bytes(path, needed_bytes(rows, compiled), f"{sum(rows.values()):,} rows need")
 
 
 def require_bytes(path: Path, needed: int, what: str = "this capture needs") -> None:

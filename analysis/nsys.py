@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from paceline.analysis import memory, nsys_operations, nsys_ranges
+from paceline.analysis import memory, nsys_operations, nsys_ranges, sqlitepages
 from paceline.analysis.capture import GRAPH, Calls, Capture, Operations, Process, Ranges, Thread
 from paceline.analysis.nsys_keys import LOW_BITS, Keys
 from paceline.analysis.tablesource import ParquetSource, SqliteSource, TableSource, iter_matching
@@ -41,11 +41,8 @@ def open_source(path: str | os.PathLike[str], fast: bool = True) -> TableSource:
         raise TraceError(f"{path}: a report, not an export; first run: nsys export --type sqlite {path.name}")
     if path.is_dir():
         return ParquetSource(path)
-    if fast:
-        from paceline.analysis import sqlitepages
-
-        if sqlitepages.available():
-            return sqlitepages.PageSource(path)
+    if fast and sqlitepages.available():
+        return sqlitepages.PageSource(path)
     return SqliteSource(path)
 
 
@@ -109,7 +106,8 @@ class _Loader:
             self.warnings.append("no NVTX ranges in the capture: everything is counted as outside ranges")
         if not any("KERNEL" in name or "GRAPH_TRACE" in name for name in cuda):
             self.warnings.append("no GPU work in the capture: profile with --trace=cuda,nvtx on a machine with a GPU")
-        memory.require(self.source.path, {name: self.source.rows(name) for name in [*cuda, *nvtx]})
+        rows = {name: self.source.rows(name) for name in [*cuda, *nvtx]}
+        memory.require(self.source.path, rows, compiled=sqlitepages.available())
 
     def _strings(self) -> dict[int, str]:
         if "StringIds" not in self.tables:
