@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
+from paceline.analysis.counting import mark_counting
 from paceline.analysis.iterationcolumns import IterationColumns
 from paceline.analysis.rankfile import RankFile, read_rank_files
 from paceline.analysis.samplefile import SAMPLE_COLUMNS, clock_origin, read_samples
@@ -22,7 +23,6 @@ from paceline.bench.rundir import RunDir, StudyDir, read_json
 if TYPE_CHECKING:
     import pandas as pd
 
-CURVE_KINDS = ("strong", "weak")
 
 # What case.json says about a run, in the runs table under the same names.
 CASE_COLUMNS = (
@@ -97,7 +97,7 @@ def load_study(path: str | Path) -> Loaded:
         loaded.extras[number] = row.pop("extra")
     loaded.iterations = _load_iterations(loaded, run_dirs, rows)
     loaded.samples = _load_samples(loaded, run_dirs)
-    _mark_counting(study, rows)
+    mark_counting(study, rows)
     here = f"{folder.path}/"  # reports travel: paths in them start at the study folder
     for row in rows:
         row["message"] = str(row["message"]).replace(here, "") if row.get("message") else None
@@ -265,44 +265,3 @@ def _numbers(values: tuple[Any, ...]) -> np.ndarray[Any, np.dtype[np.float64]]:
         return np.array(values, dtype=np.float64)
     except (TypeError, ValueError):
         return np.array([v if isinstance(v, int | float) else np.nan for v in values], dtype=np.float64)
-
-
-def _mark_counting(study: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Set ``counts``, ``left_out`` and ``why_not``: of each case of the study, the newest completed attempt counts."""
-    newest: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        row["counts"] = False
-        row["why_not"] = _foreign(study, row)
-        row["left_out"] = "foreign" if row["why_not"] else None
-        if row["why_not"] is None and row.get("status") != "completed":
-            row |= {"left_out": "status", "why_not": f"status {row.get('status')}"}
-        if row["why_not"] is not None:
-            continue
-        older = newest.get(row["case_id"])
-        if older is not None:
-            why = f"attempt {row['attempt']} of the same case is newer"
-            older |= {"counts": False, "left_out": "older", "why_not": why}
-        row["counts"] = True
-        newest[row["case_id"]] = row
-
-
-def _foreign(study: dict[str, Any], row: dict[str, Any]) -> str | None:
-    """Return why a run is no point of the study's curve, None if it is one."""
-    kind = row.get("kind")
-    if kind is None:
-        return "unknown case"
-    if kind not in CURVE_KINDS:
-        return "warm-up run" if kind == "warmup" else f"kind {kind}"
-    for key in ("kind", "task", "trainer", "iterations", "device"):
-        wanted = study.get(key)
-        if wanted not in (None, "auto") and not isinstance(wanted, list | dict) and wanted != row.get(key):
-            return f"{key} is {row.get(key)}, the study has {wanted}"
-    for key in ("num_envs", "num_envs_per_rank"):
-        fixed = (kind == "strong") == (key == "num_envs")
-        wanted = study.get(key)
-        if fixed and isinstance(wanted, int) and wanted != row.get(key):
-            return f"{key} is {row.get(key)}, the study has {wanted}"
-    sizes = study.get("world_sizes")
-    if isinstance(sizes, list) and row.get("world_size") not in sizes:
-        return f"world_size {row.get('world_size')} is not in the study"
-    return None

@@ -13,7 +13,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from paceline.analysis.load import CURVE_KINDS, Loaded
+from paceline.analysis.counting import CURVE_KINDS
+from paceline.analysis.load import Loaded
 from paceline.analysis.phases import POP, attribution, phase_row, pop_row
 from paceline.analysis.stats import NOT_KNOWN, Estimate, median_interval, ratio_interval
 from paceline.analysis.summary import RATES, SPLIT, RunArrays, run_arrays, summarise

@@ -96,7 +96,9 @@ def device_rows(loaded: Loaded, run: int) -> tuple[Rows, Rows]:
     origin = float(table["unix_s"].min())
     second = (table["unix_s"] - origin).round().astype(int)
     gpu_rows: Rows = []
-    gpus = table[table["source"] == "gpu"]
+    devices = [header.get("device") for header in loaded.headers.get(run, [])]
+    used = {str(device["uuid"]) for device in devices if isinstance(device, dict) and device.get("uuid")}
+    gpus = table[(table["source"] == "gpu") & (table["name"].isin(used) if used else True)]
     if len(gpus):
         util = gpus["util_pct"].groupby(second[gpus.index]).agg(["mean", "min", "max"]).dropna()
         for part in _buckets(len(util)):
