@@ -127,7 +127,8 @@ def summarise(loaded: Loaded, arrays: Mapping[int, RunArrays]) -> pd.DataFrame:
 
 def _gpus(loaded: Loaded, run: int) -> frozenset[str]:
     """Return the UUIDs of the GPUs that the ranks of a run computed on; empty on CPU, or where a rank does not say."""
-    uuids = [(header.get("device") or {}).get("uuid") for header in loaded.headers.get(run, [])]
+    devices = [header.get("device") for header in loaded.headers.get(run, [])]
+    uuids = [device.get("uuid") if isinstance(device, dict) else None for device in devices]
     return frozenset(map(str, uuids)) if uuids and all(uuids) else frozenset()
 
 
