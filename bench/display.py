@@ -49,7 +49,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print one line that stays."""
-        self._console.print(Text(text))
+        self._console.print(Text(text), soft_wrap=True)
 
     def show(self, statuses: Sequence[CaseStatus]) -> None:
         """Bring the picture up to date."""

@@ -19,7 +19,13 @@ from submitit.core import utils
 from submitit.slurm import slurm
 
 _LOG = logging.getLogger(__name__)
-ACTIVE = {
+
+UNANSWERED = "UNANSWERED"
+"""State of a job that Slurm could not be asked about; not a state of Slurm's."""
+MAY_CHANGE = {
+    "UNKNOWN",
+    UNANSWERED,
+    "PREEMPTED",  # may be requeued
     "PENDING",
     "RUNNING",
     "COMPLETING",
@@ -62,13 +68,17 @@ class QueueWatcher(slurm.SlurmInfoWatcher):
             if self.is_done(job, mode="cache"):
                 self._finished.add(job)
 
+    def is_done(self, job_id: str, mode: str = "standard") -> bool:
+        """Return whether a job's state is final (submitit takes a node that boots, CONFIGURING, for the end)."""
+        return self.get_state(job_id, mode=mode).upper() not in MAY_CHANGE
+
     def _ask_queue(self, wanted: set[str]) -> dict[str, dict[str, str]]:
         answer = _run(["squeue", "--me", "--states=all", "--noheader", "--format=%i|%T|%N|%r"])
         if answer.returncode:
             # The controller may be restarting: keep what is known, ask again next time.
             _LOG.warning("squeue: %s", _first_line(answer.stderr))
             self._listed = frozenset(wanted)
-            return {}
+            return {job: {"State": UNANSWERED} for job in wanted if job not in self._info_dict}
         states = {}
         for line in answer.stdout.splitlines():
             job, state, nodes, reason = [*line.split("|", 3), "", "", ""][:4]

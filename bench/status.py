@@ -22,6 +22,7 @@ UNFINISHED: frozenset[str] = frozenset({"queued", "running"})
 
 _SLURM_STATES: dict[str, tuple[State, str | None]] = {
     "PENDING": ("queued", None),
+    "UNANSWERED": ("queued", None),  # a controller that restarts has lost nothing: wait for its word
     "CONFIGURING": ("queued", None),
     "REQUEUED": ("queued", None),
     "REQUEUE_HOLD": ("queued", None),

@@ -16,10 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Cancel, and say what was cancelled. Records of completed runs stay."""
-    from paceline.bench import launch
+    from paceline.bench import driver, launch
     from paceline.bench.display import case_label
 
-    cancelled = launch.cancel(launch.open_study(launch.find_folder(args.folder)))
+    cancelled = driver.cancel(launch.open_study(launch.find_folder(args.folder)))
     for status in cancelled:
         print(f"cancelled: {case_label(status)} (job {status.job_id})")
     if not cancelled:

@@ -37,6 +37,7 @@ def drive(opened: OpenStudy) -> int:
     """Bring an open study to its end under its lock, with progress, and report."""
     from paceline.bench import launch
     from paceline.bench.display import Display
+    from paceline.bench.driver import Driver
     from paceline.bench.lock import StudyLock
 
     console = common.console()
@@ -45,7 +46,7 @@ def drive(opened: OpenStudy) -> int:
         title = f"{opened.study.name} in {opened.directory.path}"
         with Display(console, title) as display:
             try:
-                statuses = launch.Driver(opened, job_side, display).run()
+                statuses = Driver(opened, job_side, display).run()
             except KeyboardInterrupt:
                 display.say(_how_to_go_on(opened))
                 raise

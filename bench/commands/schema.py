@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the schemas and print their paths; exit code 0."""
-    from paceline.bench import schema
+    from paceline.bench.schema import write
 
-    for path in schema.write(Path(args.folder)):
+    for path in write(Path(args.folder)):
         print(path)
     return 0

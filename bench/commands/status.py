@@ -46,8 +46,7 @@ def run(args: argparse.Namespace) -> int:
     width = max((len(case_label(status)) for status in statuses), default=0)
     for status in statuses:
         progress = f"{status.iterations_done}/{status.case.iterations}" if status.attempt else ""
-        print(
-            f"{status.case.case_id}  {case_label(status):{width}}  {status.state:11}  {progress:>9}  {note(status)}".rstrip()
-        )
+        line = f"{status.case.case_id}  {case_label(status):{width}}  {status.state:11}  {progress:>9}  {note(status)}"
+        print(line.rstrip())
     print(summary(statuses))
     return 0

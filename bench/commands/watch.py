@@ -16,11 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Follow until nothing is queued or running, then report. Any number of watchers may follow one study."""
-    from paceline.bench import launch
+    from paceline.bench import driver, launch
     from paceline.bench.display import Display
 
     opened = launch.open_study(launch.find_folder(args.folder))
     with Display(common.console(), f"{opened.study.name} in {opened.directory.path}") as display:
-        statuses = launch.follow(opened, display)
+        statuses = driver.follow(opened, display)
         display.close(statuses)
     return common.finish(opened, statuses)

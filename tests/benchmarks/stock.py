@@ -26,6 +26,7 @@ from paceline.bench import cluster as clusters
 from paceline.bench import launch, local
 from paceline.bench import study as studies
 from paceline.bench.display import Display
+from paceline.bench.driver import Driver
 from paceline.bench.errors import PacelineError
 from paceline.bench.record import Case
 from rich.console import Console
@@ -133,7 +134,7 @@ def measure(args: argparse.Namespace, folder: Path) -> int:
     ours: dict[int, float] = {}
     stock: list[float] = []
     with Display(console, "stock against Paceline") as display:
-        driver = launch.Driver(opened, side, display)
+        driver = Driver(opened, side, display)
         for case in opened.plan.cases:
             for turn in ("ours", "stock") if case.repeat % 2 == 0 else ("stock", "ours"):
                 if turn == "ours":
