@@ -38,7 +38,7 @@ def test_an_edited_case_is_refused() -> None:
 
 
 def test_another_schema_is_refused_by_name() -> None:
-    with pytest.raises(RecordError, match="paceline.case/9"):
+    with pytest.raises(RecordError, match=r"paceline\.case/9"):
         Case.from_json({**make_case().to_json(), "schema": "paceline.case/9"})
 
 
