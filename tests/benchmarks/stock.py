@@ -143,19 +143,18 @@ def measure(args: argparse.Namespace, folder: Path) -> int:
                 else:
                     stock.append(run_stock(case, side, cache, args.pythonpath, folder / f"stock-{case.repeat}.log"))
     loaded = load.load_study(opened.directory.path)
-    summaries = summary.summarise(loaded, summary.run_arrays(loaded))
-    for index, row in summaries.iterrows():
-        run = loaded.runs.loc[index]
+    measured = summary.summarise(loaded, summary.run_arrays(loaded)).to_dict("index")
+    for index, run in loaded.runs.to_dict("index").items():
         if run["kind"] == "strong":
-            ours[int(run["repeat"])] = float(row["total_fps"])
+            ours[int(run["repeat"])] = float(measured[index]["total_fps"])
     values = [ours[repeat] for repeat in sorted(ours)]
     ratios = [mine / theirs for mine, theirs in zip(values, stock, strict=True)]
     found = ratio_interval(values, stock)
     low, high = found.low, found.high
-    interval = f"{low:.4f} to {high:.4f}" if low is not None and math.isfinite(low) else "n=1, no interval"
+    interval = "n=1, no interval" if low is None or high is None else f"{low:.4f} to {high:.4f}"
     print(
         f"Paceline / stock launcher, {args.task} {args.trainer}, {args.gpus} ranks, {args.envs} envs: "
-        f"{found.value:.4f} ({interval}, n={len(ratios)}; each: {', '.join(f'{r:.4f}' for r in ratios)}; "
+        f"{found.value or math.nan:.4f} ({interval}, n={len(ratios)}; each: {', '.join(f'{r:.4f}' for r in ratios)}; "
         f"target within {TARGET:.0%})"
     )
     inside = low is None or high is None or (low <= 1 + TARGET and high >= 1 - TARGET)

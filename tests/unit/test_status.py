@@ -151,7 +151,7 @@ def test_progress_survives_the_end_record_and_an_empty_file(tmp_path: Path) -> N
     assert iterations_done(run) == 0
 
 
-SLURM = {"launcher": "slurm", "job_id": "17"}
+SLURM: dict[str, Any] = {"launcher": "slurm", "job_id": "17"}
 
 
 @pytest.mark.parametrize(

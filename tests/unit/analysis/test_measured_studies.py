@@ -29,9 +29,12 @@ def test_every_run_has_its_rates_and_all_ranks(summarised: tuple[load.Loaded, pd
 
 def test_power_is_that_of_the_gpus_that_computed(summarised: tuple[load.Loaded, pd.DataFrame]) -> None:
     loaded, summaries = summarised
-    for run in loaded.runs.index[loaded.runs["kind"] != "warmup"]:
+    measured = summaries.to_dict("index")
+    for run, asked in loaded.runs.to_dict("index").items():
+        if asked["kind"] == "warmup":
+            continue
         sampled = loaded.samples[(loaded.samples["run"] == run) & (loaded.samples["source"] == "gpu")]
-        computed = {header["device"]["uuid"] for header in loaded.headers[run]}
+        computed = {header["device"]["uuid"] for header in loaded.headers[int(str(run))]}
         assert computed <= set(sampled["name"])
         # An idle H200 of this host draws 75 to 120 W, one that trains 150 to 300 W.
-        assert 120 < summaries.at[run, "power_w"] / loaded.runs.at[run, "world_size"] < 320
+        assert 120 < float(measured[run]["power_w"]) / int(asked["world_size"]) < 320
