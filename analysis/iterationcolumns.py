@@ -57,7 +57,8 @@ class IterationColumns:
                 record.rows[:, position[name]] if name in position else np.full(length, np.nan)
                 for (_, record), position, length in zip(kept, positions, lengths, strict=True)
             ]
-            np.concatenate(parts, out=values[start:stop], casting="unsafe")
+            with np.errstate(over="ignore"):  # a damaged reward of 1e300 becomes infinite, which no statistic takes
+                np.concatenate(parts, out=values[start:stop], casting="unsafe")
         self._length = stop
 
     def columns(self) -> dict[str, Column]:

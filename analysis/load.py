@@ -209,6 +209,9 @@ def _problem(row: dict[str, Any], found: list[RankFile | RecordError], good: lis
         if not np.isfinite(labels).all():
             problems.append(f"{record.path}: null in iteration, sync or warmup")
             good.remove(record)
+        elif (labels < 0).any() or (labels[:, 0] >= 2**31).any() or (labels[:, 1:] > 1).any():
+            problems.append(f"{record.path}: iteration, sync or warmup hold numbers that they cannot have")
+            good.remove(record)
         elif record.end is None or record.end.get("status") != "completed":
             problems.append(
                 f"{record.path}: " + ("cut short, " * record.truncated) + "no end record of a completed rank"
