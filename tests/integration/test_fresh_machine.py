@@ -74,8 +74,8 @@ def test_two_commands_from_nothing_to_a_report(clone: Path, jobs_environment: Pa
     with (folder / "report" / "scaling.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [(row["world_size"], row["repeats"], row["num_envs"]) for row in rows] == [
-        ("1", "3", "2048"),
-        ("2", "3", "2048"),
+        ("1", "3", "1024"),
+        ("2", "3", "1024"),
     ]
     for row in rows:
         assert float(row["total_fps_low"]) < float(row["total_fps"]) < float(row["total_fps_high"])

@@ -87,6 +87,8 @@ class Site:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # Whoever started the tests may ignore hang-ups (nohup does), and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
         self.started.append(process)
         return process
@@ -247,6 +249,8 @@ def test_retry_after_a_killed_job(slurm_with_accounting: Any, site_on: Callable[
     def training_with_two_ranks() -> Path | None:
         assert process.poll() is None, process.communicate()[0]
         for run in runs(folder):
+            if not (run / "case.json").exists():
+                continue  # just being made
             if case_of(run)["kind"] != "warmup" and case_of(run)["world_size"] == 2:
                 rank = run / "rank-0001.jsonl"
                 if rank.exists() and len(rank.read_text().splitlines()) > 1:
