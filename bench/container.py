@@ -11,28 +11,10 @@ from pathlib import Path
 
 from paceline.bench.cluster import Cluster
 from paceline.bench.errors import ClusterError
+from paceline.bench.shell import JOB_VARIABLES
 
-# Set by the job script itself; Docker passes on only what it is told to.
-JOB_VARIABLES = (
-    "PACELINE_RUN_DIR",
-    "PYTHONPATH",
-    "PYTHONSAFEPATH",
-    "PYTHONDONTWRITEBYTECODE",
-    "PYTHONUNBUFFERED",
-    "HYDRA_FULL_ERROR",
-    "HOME",
-    "ISAACSIM_ASSET_ROOT",
-    "WARP_CACHE_PATH",
-    "XDG_CACHE_HOME",
-    "TORCHINDUCTOR_CACHE_DIR",
-    "TRITON_CACHE_DIR",
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "ACCEPT_EULA",
-    "OMNI_KIT_ACCEPT_EULA",
-)
+# What a container is given besides: a study may set the first, and the second differs inside.
+_DOCKER_VARIABLES = ("HYDRA_FULL_ERROR", "HOME")
 
 
 def binds(cluster: Cluster, asset_root: str | None) -> list[str]:
@@ -57,4 +39,4 @@ def check_paths(cluster: Cluster, paths: Iterable[Path | str | None]) -> None:
 
 def variables(environment: Iterable[tuple[str, str]]) -> list[str]:
     """Return the names of all variables that a container must be given."""
-    return [*JOB_VARIABLES, *(name for name, _ in environment)]
+    return [*JOB_VARIABLES, *_DOCKER_VARIABLES, *(name for name, _ in environment)]

@@ -19,35 +19,37 @@ _SHELL_NAMES = re.compile(
     r"BASH.*|SHELLOPTS|IFS|PS[0-4]|PROMPT_COMMAND|ENV|UID|EUID|PPID|OPTIND|OPTARG|RANDOM|SECONDS|_"
 )
 
-# What the job script sets: a value from a file would be overwritten, or break the launch.
-RESERVED = frozenset(
-    {
-        "PACELINE_RUN_DIR",
-        "PYTHONPATH",
-        "PYTHONSAFEPATH",
-        "PYTHONDONTWRITEBYTECODE",
-        "PYTHONPYCACHEPREFIX",
-        "PYTHONUNBUFFERED",
-        "ISAACSIM_ASSET_ROOT",
-        "WARP_CACHE_PATH",
-        "XDG_CACHE_HOME",
-        "TORCHINDUCTOR_CACHE_DIR",
-        "TRITON_CACHE_DIR",
-        "OMP_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "NUMEXPR_NUM_THREADS",
-        "ACCEPT_EULA",
-        "OMNI_KIT_ACCEPT_EULA",
-        "CUDA_VISIBLE_DEVICES",
-        "RANK",
-        "LOCAL_RANK",
-        "WORLD_SIZE",
-        "LOCAL_WORLD_SIZE",
-        "MASTER_ADDR",
-        "MASTER_PORT",
-    }
+# What the job script exports and the training reads, in any runtime.
+JOB_VARIABLES = (
+    "PACELINE_RUN_DIR",
+    "PYTHONPATH",
+    "PYTHONSAFEPATH",
+    "PYTHONDONTWRITEBYTECODE",
+    "PYTHONUNBUFFERED",
+    "ISAACSIM_ASSET_ROOT",
+    "WARP_CACHE_PATH",
+    "XDG_CACHE_HOME",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "TRITON_CACHE_DIR",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "ACCEPT_EULA",
+    "OMNI_KIT_ACCEPT_EULA",
 )
+
+# A value from a file for one of these would be overwritten, or break the launch.
+RESERVED = frozenset(JOB_VARIABLES) | {
+    "PYTHONPYCACHEPREFIX",
+    "CUDA_VISIBLE_DEVICES",
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+}
 
 
 def quote(value: object) -> str:

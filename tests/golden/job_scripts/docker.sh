@@ -115,8 +115,6 @@ for name in \
     PYTHONSAFEPATH \
     PYTHONDONTWRITEBYTECODE \
     PYTHONUNBUFFERED \
-    HYDRA_FULL_ERROR \
-    HOME \
     ISAACSIM_ASSET_ROOT \
     WARP_CACHE_PATH \
     XDG_CACHE_HOME \
@@ -128,6 +126,8 @@ for name in \
     NUMEXPR_NUM_THREADS \
     ACCEPT_EULA \
     OMNI_KIT_ACCEPT_EULA \
+    HYDRA_FULL_ERROR \
+    HOME \
     CUDA_VISIBLE_DEVICES $(compgen -A export SLURM_); do
     if [ -n "${!name+set}" ]; then variables+=(--env "$name"); fi
 done
