@@ -1,6 +1,7 @@
 """What the hooks and the sampler cost, as a share of total_fps: on and off interleaved inside one training run.
 
-    .venv/bin/python tests/benchmarks/overhead.py [--trainer rsl_rl|rl_games] [--iterations N] [--nvtx]
+    .venv/bin/python tests/benchmarks/overhead.py [--trainer rsl_rl|rl_games] [--task TASK] [--iterations N] [--nvtx]
+    ... overhead.py --slots 4     four trainings at once, each on a GPU and a quarter of the cores; groups pooled
 
 Uses a GPU if the jobs' environment sees one, else the CPU. Iterations alternate on, off, off, on, ... (so that drift
 cancels). Off means that the original methods are back in place and the sampler is stopped (SIGSTOP). Both kinds are
@@ -9,9 +10,9 @@ for throughput. One hook stays in both: torch's own callback after an optimiser 
 
 With --nvtx, on and off differ in the NVTX ranges only, which no profiler listens to.
 
-Prints the median over groups of four of the relative cost, with a 95 % bootstrap interval; the run fails only if the
-whole interval lies above the target. Beside it the same for the processor time of the training process, which other
-programs on the machine disturb less, and what the calls of an iteration cost by themselves.
+Prints the 20 % trimmed mean over groups of four of the relative cost, with a 95 % bootstrap interval; the run fails
+only if the whole interval lies above the target. Beside it the same for the processor time of the training process,
+which other programs on the machine disturb less, and what the calls of an iteration cost by themselves.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import argparse
 import json
 import math
 import os
-import random
 import signal
 import statistics
 import subprocess
@@ -39,12 +39,12 @@ WARMUP = 8
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def case_for(device: str, trainer: str, iterations: int) -> Case:
+def case_for(device: str, trainer: str, iterations: int, task: str | None) -> Case:
     """Return what is trained: big enough to be a real iteration, small enough to repeat it often."""
     on_gpu = device == "cuda"
     return Case(
         kind="strong",
-        task="Isaac-Ant-Direct" if on_gpu else "Isaac-Cartpole-Direct",
+        task=task or ("Isaac-Ant-Direct" if on_gpu else "Isaac-Cartpole-Direct"),
         trainer="rl_games" if trainer == "rl_games" else "rsl_rl",
         world_size=1,
         num_envs=4096 if on_gpu else 256,
@@ -114,7 +114,10 @@ def work(run: RunDir, case: Case, nvtx: bool, sampler: int) -> None:
 
 
 def calls_cost_s(measurement: Any) -> float:
-    """Return what the hooks of one iteration should cost: what a timed call of nothing costs, times their number."""
+    """Return what the hooks of one iteration should cost: what a timed call of nothing costs, times their number.
+
+    With NVTX ranges it is what the ranges add to it.
+    """
     from paceline.profiling.brackets import timed
 
     case, clock = measurement.case, measurement.clock
@@ -129,29 +132,43 @@ def calls_cost_s(measurement: Any) -> float:
             function()
         return (time.perf_counter() - start) / calls
 
-    cost = max(0.0, per_call(timed(clock, 0)(nothing)) - per_call(nothing))
+    hooked, clock.ranges = timed(clock, 0)(nothing), None
+    cost = per_call(hooked) - per_call(nothing)
+    if measurement.ranges is not None:
+        clock.ranges = measurement.ranges
+        cost = per_call(hooked) - cost
     physics_per_env_step = 4  # at most: decimation of the tasks here
-    return float(cost * case.horizon * (2 + physics_per_env_step))
+    return float(max(0.0, cost) * case.horizon * (2 + physics_per_env_step))
 
 
 # ---- outside --------------------------------------------------------------------------------------------------------
 
 
-def cost_pct(times: list[list[float]], column: int) -> tuple[float, float, float]:
-    """Return median, low and high end of the 95 % interval of the relative cost in percent, of one column of times.
+def costs(times: list[list[float]], column: int) -> list[float]:
+    """Return the relative cost of each group of four iterations, as logarithms, of one column of times.
 
     on  off off on | on  off off on | ...      cost of a group = (on + on) / (off + off) - 1
     """
     measured = times[WARMUP:]
     groups = [measured[start : start + 4] for start in range(0, len(measured) - 3, 4)]
-    costs = [
+    return [
         math.log(sum(row[column] for row in group if row[0]) / sum(row[column] for row in group if not row[0]))
         for group in groups
     ]
-    generator = random.Random(7)
-    medians = sorted(statistics.median(generator.choices(costs, k=len(costs))) for _ in range(4000))
-    low, high = medians[100], medians[-101]
-    return tuple(100 * (math.exp(value) - 1) for value in (statistics.median(costs), low, high))  # type: ignore[return-value]
+
+
+def interval_pct(values: list[float], resamples: int = 4000) -> tuple[float, float, float]:
+    """Return the trimmed mean of logarithms of ratios, and the ends of its 95 % bootstrap interval, in percent."""
+    import numpy as np
+
+    def trimmed(rows: Any) -> Any:
+        cut = rows.shape[-1] // 5
+        return np.partition(rows, (cut, rows.shape[-1] - cut - 1), axis=-1)[..., cut : rows.shape[-1] - cut].mean(-1)
+
+    given, generator = np.asarray(values), np.random.default_rng(7)
+    means = np.sort([trimmed(generator.choice(given, given.size)) for _ in range(resamples)])
+    found = (trimmed(given), means[int(0.025 * resamples)], means[int(0.975 * resamples)])
+    return tuple(100 * float(np.expm1(value)) for value in found)  # type: ignore[return-value]
 
 
 def train(python: Path, folder: Path, case: Case, nvtx: bool, asset_root: Path | None) -> dict[str, Any]:
@@ -192,10 +209,13 @@ def train(python: Path, folder: Path, case: Case, nvtx: bool, asset_root: Path |
 
 def main() -> int:
     """Print the figures; return 1 if the cost is above the target beyond doubt."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trainer", choices=["rsl_rl", "rl_games"], default="rsl_rl")
+    parser.add_argument("--task", help="Isaac-Ant-Direct on a GPU, else Isaac-Cartpole-Direct")
     parser.add_argument("--iterations", type=int, default=248)
     parser.add_argument("--nvtx", action="store_true")
+    parser.add_argument("--slots", type=int, default=1, help="trainings side by side")
+    parser.add_argument("--slot", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--python", type=Path, help="Python of the jobs' environment; made if not given")
     parser.add_argument("--asset-root", type=Path)
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
@@ -212,20 +232,35 @@ def main() -> int:
     asset_root = options.asset_root or (None if options.python else environment.ensure_assets(python))
     probe = [python, "-c", "import torch; print('cuda' if torch.cuda.is_available() else 'cpu')"]
     device = subprocess.run(probe, capture_output=True, text=True, check=True).stdout.strip()
-    case = case_for(device, options.trainer, options.iterations)
+    case = case_for(device, options.trainer, options.iterations, options.task)
+    if options.slots > 1 and options.slot is None:
+        sys.path.insert(0, str(ROOT))
+        from tests.benchmarks.slots import side_by_side
+
+        printed = side_by_side(options.slots, __file__, [*sys.argv[1:], "--slot", "{slot}"])
+        return judge(options, case, [json.loads(text) for text in printed])
     with tempfile.TemporaryDirectory() as name:
         found = train(python, Path(name), case, options.nvtx, asset_root)
-    middle, low, high = cost_pct(found["times"], 1)
-    processor = cost_pct(found["times"], 2)
-    typical = statistics.median(spent for _, spent, _ in found["times"][WARMUP:])
+    if options.slot is not None:
+        print(json.dumps(found))
+        return 0
+    return judge(options, case, [found])
+
+
+def judge(options: argparse.Namespace, case: Case, found: list[dict[str, Any]]) -> int:
+    """Print the figures of all trainings together; return 1 if the cost is above the target beyond doubt."""
+    middle, low, high = interval_pct([cost for one in found for cost in costs(one["times"], 1)])
+    processor = interval_pct([cost for one in found for cost in costs(one["times"], 2)])
+    spent = [row[1] for one in found for row in one["times"][WARMUP:]]
+    typical, calls = statistics.median(spent), statistics.median(one["calls_cost_s"] for one in found)
     target = NVTX_TARGET_PCT if options.nvtx else TARGET_PCT
     what = "NVTX ranges without a profiler" if options.nvtx else "hooks and sampler"
     judged = "" if high <= target else " ABOVE TARGET" if low > target else " (inconclusive)"
     print(
-        f"{what}, {case.trainer} on {device}: {middle:+.2f} % of total_fps, 95 % interval {low:+.2f} to {high:+.2f} % "
-        f"(target at most {target} %){judged}; processor time {processor[0]:+.2f} %, {processor[1]:+.2f} to "
-        f"{processor[2]:+.2f} %; calls alone {100 * found['calls_cost_s'] / typical:.3f} %; "
-        f"{len(found['times']) - WARMUP} iterations of {typical:.3f} s"
+        f"{what}, {case.task} {case.trainer} on {case.device}: {middle:+.2f} % of total_fps, 95 % interval "
+        f"{low:+.2f} to {high:+.2f} % (target at most {target} %){judged}; processor time {processor[0]:+.2f} %, "
+        f"{processor[1]:+.2f} to {processor[2]:+.2f} %; calls alone {100 * calls / typical:.3f} %; "
+        f"{len(spent)} iterations of {typical:.3f} s in {len(found)} trainings"
     )
     return 1 if low > target else 0
 

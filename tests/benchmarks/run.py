@@ -32,7 +32,7 @@ def machine() -> str:
 
 def main(names: list[str]) -> int:
     """Run the named scripts, all if none is named; return 1 if a target was missed or a script failed."""
-    scripts = sorted(path for path in HERE.glob("*.py") if path.name not in {"run.py", "__init__.py"})
+    scripts = sorted(path for path in HERE.glob("*.py") if path.name not in {"run.py", "slots.py", "__init__.py"})
     unknown = set(names) - {path.stem for path in scripts}
     if unknown:
         print(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(path.stem for path in scripts)}")

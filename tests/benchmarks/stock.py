@@ -2,16 +2,18 @@
 
     .venv/bin/python tests/benchmarks/stock.py                    1 CPU rank, or all GPUs of this machine
     ... stock.py --trainer rl_games --task Isaac-Cartpole-Direct --gpus 4 --envs 16384 --cluster gpuhost.yaml
+    ... stock.py --gpus 1 --slots 4            four series of pairs at once, each on a GPU and a quarter of the cores
 
-Runs alternate (ours, stock; stock, ours; ...). Both get the same number of CPU threads: left alone, the stock launcher
-gives a single rank all cores and several ranks one each. Paceline's rate is over its undisturbed iterations after the
-warm-up, the stock rate over all iterations after the warm-up, as its own console log tells them (rank 0).
+Runs alternate (ours, stock; stock, ours; ...), and a pair is two neighbours. Both get the same number of CPU threads:
+left alone, the stock launcher gives a single rank all cores and several ranks one each. Paceline's rate is over its
+undisturbed iterations after the warm-up, the stock rate over all iterations after the warm-up, as its own console log
+tells them (rank 0).
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import json
 import os
 import re
 import statistics
@@ -21,7 +23,6 @@ import tempfile
 from pathlib import Path
 
 from paceline.analysis import load, summary
-from paceline.analysis.stats import ratio_interval
 from paceline.bench import cluster as clusters
 from paceline.bench import launch, local
 from paceline.bench import study as studies
@@ -30,6 +31,9 @@ from paceline.bench.driver import Driver
 from paceline.bench.errors import PacelineError
 from paceline.bench.record import Case
 from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tests.benchmarks.slots import paired_interval, side_by_side  # noqa: E402
 
 TARGET = 0.01
 _RATES = {
@@ -106,7 +110,14 @@ def main() -> int:
     parser.add_argument("--cluster", default="local")
     parser.add_argument("--pythonpath", help="PYTHONPATH of the stock runs")
     parser.add_argument("--keep", help="folder for the study and the logs (default: a temporary one)")
+    parser.add_argument("--slots", type=int, default=1, help="series of pairs side by side (single-GPU runs)")
+    parser.add_argument("--slot", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.slots > 1 and args.slot is None:
+        own = [*sys.argv[1:], "--slot", "{slot}"]
+        if args.keep:
+            own += ["--keep", f"{args.keep}/slot-{{slot}}"]
+        return judge(args, [ratio for text in side_by_side(args.slots, __file__, own) for ratio in json.loads(text)])
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(args.keep or temporary).absolute()
         folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +147,7 @@ def measure(args: argparse.Namespace, folder: Path) -> int:
     with Display(console, "stock against Paceline") as display:
         driver = Driver(opened, side, display)
         for case in opened.plan.cases:
-            for turn in ("ours", "stock") if case.repeat % 2 == 0 else ("stock", "ours"):
+            for turn in ("ours", "stock") if (case.repeat + (args.slot or 0)) % 2 == 0 else ("stock", "ours"):
                 if turn == "ours":
                     number = case.repeat
                     driver.run(lambda s, number=number: s.case.kind == "warmup" or s.case.repeat == number)  # type: ignore[misc]
@@ -147,14 +158,21 @@ def measure(args: argparse.Namespace, folder: Path) -> int:
     for index, run in loaded.runs.to_dict("index").items():
         if run["kind"] == "strong":
             ours[int(run["repeat"])] = float(measured[index]["total_fps"])
-    values = [ours[repeat] for repeat in sorted(ours)]
-    ratios = [mine / theirs for mine, theirs in zip(values, stock, strict=True)]
-    found = ratio_interval(values, stock)
-    low, high = found.low, found.high
+    ratios = [ours[repeat] / theirs for repeat, theirs in zip(sorted(ours), stock, strict=True)]
+    if args.slot is not None:
+        print(json.dumps(ratios))
+        return 0
+    return judge(args, ratios)
+
+
+def judge(args: argparse.Namespace, ratios: list[float]) -> int:
+    """Print the line; return 1 if the interval lies outside the target."""
+    value, low, high = paired_interval(ratios)
     interval = "n=1, no interval" if low is None or high is None else f"{low:.4f} to {high:.4f}"
+    beside = f", {args.slots} series side by side" if args.slots > 1 else ""
     print(
-        f"Paceline / stock launcher, {args.task} {args.trainer}, {args.gpus} ranks, {args.envs} envs: "
-        f"{found.value or math.nan:.4f} ({interval}, n={len(ratios)}; each: {', '.join(f'{r:.4f}' for r in ratios)}; "
+        f"Paceline / stock launcher, {args.task} {args.trainer}, {args.gpus} ranks, {args.envs} envs{beside}: "
+        f"{value:.4f} ({interval}, {len(ratios)} pairs; each: {', '.join(f'{r:.4f}' for r in ratios)}; "
         f"target within {TARGET:.0%})"
     )
     inside = low is None or high is None or (low <= 1 + TARGET and high >= 1 - TARGET)
