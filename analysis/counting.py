@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-CURVE_KINDS = ("strong", "weak")
+CURVE_KINDS = ("strong", "weak", "sweep", "gpus")
 
 
 def mark_counting(study: dict[str, Any], rows: list[dict[str, Any]]) -> None:

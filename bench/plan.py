@@ -5,6 +5,7 @@ Pure: the same resolved study and profile give the same plan, without clock, dis
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,15 +47,26 @@ def make_plan(study: Study, cluster: Cluster) -> Plan:
     """
     if not study.is_resolved or not isinstance(study.world_sizes, tuple):
         raise StudyError(f"study {study.name!r} is not resolved for a site")
+    if study.kind == "sweep":
+        from paceline.bench import sweep  # it builds its cases here
+
+        return _plan(study, cluster, warmup_case(study, cluster), sweep.ladder_cases(study, cluster))
+    if study.kind == "gpus":
+        from paceline.bench import gpus
+
+        return _plan(study, cluster, None, gpus.cases(study, cluster))
     sizes = study.world_sizes
     cases = [
         _case(study, cluster, sizes[(repeat + place) % len(sizes)], repeat)
         for repeat in range(study.repeats or 1)
         for place in range(len(sizes))
     ]
-    warmup = _warmup(study, cluster)
+    return _plan(study, cluster, warmup_case(study, cluster), cases)
+
+
+def _plan(study: Study, cluster: Cluster, warmup: Case | None, cases: Sequence[Case]) -> Plan:
     hours = (study.time_limit_min or 0) / 60
-    jobs = (warmup, *cases)
+    jobs = (*((warmup,) if warmup else ()), *cases)
     return Plan(
         warmup=warmup,
         cases=tuple(cases),
@@ -65,7 +77,7 @@ def make_plan(study: Study, cluster: Cluster) -> Plan:
 
 def _case(study: Study, cluster: Cluster, world_size: int, repeat: int) -> Case:
     num_envs = study.num_envs if study.kind == "strong" else (study.num_envs_per_rank or 0) * world_size
-    values = _values(study, cluster) | {
+    values = shared_values(study, cluster) | {
         "kind": study.kind,
         "world_size": world_size,
         "num_envs": num_envs,
@@ -79,11 +91,11 @@ def _case(study: Study, cluster: Cluster, world_size: int, repeat: int) -> Case:
     return Case(**values)
 
 
-def _warmup(study: Study, cluster: Cluster) -> Case:
+def warmup_case(study: Study, cluster: Cluster) -> Case:
     """Return the warm-up: one rank with a rank's part of the largest world size, the smallest part there is."""
     assert isinstance(study.world_sizes, tuple)
-    num_envs = study.num_envs_per_rank or (study.num_envs or 0) // max(study.world_sizes)
-    values = _values(study, cluster) | {
+    num_envs = study.num_envs_per_rank or study.start_envs or (study.num_envs or 0) // max(study.world_sizes)
+    values = shared_values(study, cluster) | {
         "kind": "warmup",
         "world_size": 1,
         "num_envs": num_envs,
@@ -92,11 +104,13 @@ def _warmup(study: Study, cluster: Cluster) -> Case:
         "sync_every": 0,
         "repeat": 0,
         "seed": study.seed,
+        "cool_to_c": None,
+        "cool_s": 0.0,
     }
     return Case(**values)
 
 
-def _values(study: Study, cluster: Cluster) -> dict[str, Any]:
+def shared_values(study: Study, cluster: Cluster) -> dict[str, Any]:
     """Return what all cases of a study share."""
     return {
         "task": study.task,
@@ -111,6 +125,8 @@ def _values(study: Study, cluster: Cluster) -> dict[str, Any]:
         "image": cluster.runtime.image,
         "overrides": study.overrides or (),
         "environment": tuple(sorted((study.environment or {}).items())),
+        "cool_to_c": study.cool_to_c,
+        "cool_s": study.cool_s or 0.0,
     }
 
 

@@ -26,7 +26,7 @@ SAMPLES_SCHEMA = "paceline.samples/1"
 RESULT_SCHEMA = "paceline.result/1"
 LAUNCH_SCHEMA = "paceline.launch/1"
 
-Kind = Literal["strong", "weak", "warmup"]
+Kind = Literal["strong", "weak", "sweep", "gpus", "warmup"]
 Trainer = Literal["rsl_rl", "rl_games"]
 Device = Literal["cuda", "cpu"]
 
@@ -99,6 +99,12 @@ class Case:
     """Further Isaac Lab (Hydra) overrides, passed as they are."""
     environment: tuple[tuple[str, str], ...] = ()
     """Environment variables of the trainer, sorted by name."""
+    placement: tuple[tuple[str, str], ...] = ()
+    """Keys of the cluster profile that this case states otherwise, sorted: constraint, nodelist, partition ..."""
+    cool_to_c: float | None = None
+    """Before the training starts, the job waits until its GPUs are no warmer than this; None: no temperature."""
+    cool_s: float = 0.0
+    """Longest wait for that temperature; without one, the wait."""
 
     def __post_init__(self) -> None:
         for name in ("world_size", "num_envs", "horizon", "num_minibatches", "num_epochs", "iterations", "num_nodes"):
@@ -163,6 +169,7 @@ class Case:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields["overrides"] = list(self.overrides)
         fields["environment"] = dict(self.environment)
+        fields["placement"] = dict(self.placement)
         derived_values = {name: getattr(self, name) for name in derived}
         return {"schema": CASE_SCHEMA, "case_id": self.case_id, **fields, "derived": derived_values}
 
@@ -174,6 +181,8 @@ class Case:
         values = {name: data[name] for name in names if name in data}
         if "overrides" in values:
             values["overrides"] = tuple(values["overrides"])
+        if "placement" in values:
+            values["placement"] = tuple(sorted(values["placement"].items()))
         if "environment" in values:
             values["environment"] = tuple(sorted(values["environment"].items()))
         try:

@@ -101,6 +101,7 @@ def render_job(
         ClusterError: A path cannot be bound into the profile's container, or several nodes are asked for without Slurm.
         LaunchError: The study folder's path cannot be an import path.
     """
+    cluster = cluster.model_copy(update=dict(case.placement))
     if case.num_nodes > 1 and cluster.scheduler != "slurm":
         raise ClusterError(f"cluster {cluster.name!r}: {case.num_nodes} nodes need scheduler: slurm")
     folder = StudyDir(os.path.abspath(study.path))

@@ -28,6 +28,14 @@ DEFAULTS: Mapping[str, Any] = {
     "threads_per_rank": 1,
     "overrides": (),
     "environment": {},
+    "cool_s": 0.0,
+}
+SWEEP_DEFAULTS: Mapping[str, Any] = {
+    "world_sizes": (1,),
+    "repeats": 1,
+    "start_envs": 1024,
+    "limit_envs": 2**20,
+    "resolution_pct": 5.0,
 }
 
 
@@ -57,6 +65,7 @@ def _values(study: Study, cluster: Cluster, devices: int | None) -> dict[str, An
         raise StudyError(f"device: cuda, but there is no GPU {place}; state device: cpu or auto")
     block = study.on_gpu if device == "cuda" else study.on_cpu
     values: dict[str, Any] = {**DEFAULTS, "time_limit_min": cluster.time_limit_min}
+    values |= SWEEP_DEFAULTS if study.kind == "sweep" else {}
     values |= (block.stated() if block else {}) | study.stated()
     if values.get("task") is None:
         raise StudyError("task is missing; state an Isaac Lab task id such as Isaac-Cartpole-Direct")
@@ -66,12 +75,26 @@ def _values(study: Study, cluster: Cluster, devices: int | None) -> dict[str, An
         raise StudyError(
             f"warmup_iterations {values['warmup_iterations']} must be less than iterations {values['iterations']}"
         )
+    if study.kind == "gpus" and study.groups and cluster.scheduler == "slurm" and device == "cuda":
+        # What all groups have: the curve of one must not be longer than that of the next.
+        gpus_per_node = min(group.gpus_per_node or gpus_per_node for group in study.groups)
     values["world_sizes"] = _sizes_and_nodes(values, cluster, gpus_per_node if device == "cuda" else None)
+    if study.kind == "sweep":
+        _check_sweep(values)
     agent = _agent(values)
     values["horizon"] = values.get("horizon") or agent.horizon
     values["num_epochs"] = values.get("num_epochs") or agent.num_epochs
     values["num_minibatches"] = _minibatches(study.kind, values, agent)
     return values
+
+
+def _check_sweep(values: Mapping[str, Any]) -> None:
+    sizes = values["world_sizes"]
+    if len(sizes) > 1:
+        listed = ", ".join(map(str, sizes))
+        raise StudyError(f"world_sizes {listed}: a sweep runs at one world size; the environments are what changes")
+    if values["limit_envs"] < values["start_envs"]:
+        raise StudyError(f"limit_envs {values['limit_envs']} is less than start_envs {values['start_envs']}")
 
 
 def _sizes_and_nodes(values: Mapping[str, Any], cluster: Cluster, gpus_per_node: int | None) -> tuple[int, ...]:
@@ -131,12 +154,15 @@ def _agent(values: Mapping[str, Any]) -> tasks.AgentDefaults:
     return agent
 
 
+_NEEDED_BY = {"gpus": "a GPU comparison"}
+
+
 def _minibatches(kind: str, values: Mapping[str, Any], agent: tasks.AgentDefaults) -> int:
     """Return the minibatches per epoch, having checked that every world size divides evenly."""
-    key = "num_envs" if kind == "strong" else "num_envs_per_rank"
+    key = {"strong": "num_envs", "sweep": "start_envs"}.get(kind, "num_envs_per_rank")
     envs: int | None = values.get(key)
     if envs is None:
-        raise StudyError(f"{key} is missing; {kind} scaling needs it")
+        raise StudyError(f"{key} is missing; {_NEEDED_BY.get(kind, f'{kind} scaling')} needs it")
     horizon: int = values["horizon"]
     sizes: tuple[int, ...] = values["world_sizes"] if kind == "strong" else (1,)
     stated: int | None = values.get("num_minibatches") or agent.num_minibatches

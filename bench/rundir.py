@@ -67,6 +67,11 @@ class RunDir:
         return self.path / "train.log"
 
     @property
+    def cooldown_json(self) -> Path:
+        """How long the job waited for its GPUs to cool down before it started; absent if it did not have to."""
+        return self.path / "cooldown.json"
+
+    @property
     def result_json(self) -> Path:
         """The sentinel, written last."""
         return self.path / "result.json"
@@ -113,6 +118,11 @@ class StudyDir:
     def snapshot_json(self) -> Path:
         """Content hash and origin of the code snapshot."""
         return self.code / "snapshot.json"
+
+    @property
+    def sweep_json(self) -> Path:
+        """Of an environment sweep: what each point turned out to be, and what ended the sweep."""
+        return self.path / "sweep.json"
 
     @property
     def lock(self) -> Path:

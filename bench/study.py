@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from paceline.bench import yamlfile
+from paceline.bench.cluster import Directive
 from paceline.bench.errors import StudyError
 from paceline.bench.filemodel import FileModel, Line, Text, nearest, validate
 from paceline.bench.record import STUDY_SCHEMA
@@ -53,6 +54,29 @@ Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 
 
+class GpuGroup(FileModel):
+    """One side of a GPU comparison, and how jobs get there. What is left out is the cluster profile's."""
+
+    name: Line
+    """How the report calls it."""
+    gpu_type: Directive | None = None
+    """GPU type to ask for."""
+    constraint: Directive | None = None
+    """Node features."""
+    nodelist: Directive | None = None
+    """Nodes."""
+    partition: Directive | None = None
+    """Partition."""
+    gpus_per_node: Annotated[int, Field(ge=1)] | None = None
+    """GPUs of one of its nodes."""
+
+    @property
+    def placement(self) -> tuple[tuple[str, str], ...]:
+        """Keys of the profile that its jobs state otherwise, sorted (`Case.placement`)."""
+        keys = ("constraint", "nodelist", "partition")
+        return tuple((key, getattr(self, key)) for key in keys if getattr(self, key))
+
+
 class StudyValues(FileModel):
     """The values of a study that may depend on the device."""
 
@@ -65,7 +89,19 @@ class StudyValues(FileModel):
     num_envs: Positive | None = None
     """Strong scaling: environments of all ranks together. Each rank gets num_envs / world_size."""
     num_envs_per_rank: Positive | None = None
-    """Weak scaling: environments of each rank (what Isaac Lab calls --num_envs)."""
+    """Weak scaling and GPU comparison: environments of each rank (what Isaac Lab calls --num_envs)."""
+    start_envs: Positive | None = None
+    """Sweep: environments of each rank at the first point; they double from point to point (default 1024)."""
+    limit_envs: Positive | None = None
+    """Sweep: environments of each rank at which it stops if nothing else does (default 1048576)."""
+    resolution_pct: Annotated[float, Field(gt=0, le=100)] | None = None
+    """Sweep: the largest valid number of environments is looked for until it is known to so many percent (default 5)."""
+    sweep_time_min: Positive | None = None
+    """Sweep: once all runs together have taken so many minutes, no further one starts (default: no such limit)."""
+    cool_to_c: Annotated[float, Field(gt=0, lt=150)] | None = None
+    """Before each run, wait until the GPUs are no warmer than this, in degrees Celsius."""
+    cool_s: Annotated[float, Field(ge=0, le=3600)] | None = None
+    """Longest wait for cool_to_c; without cool_to_c, the wait before each run (default 0: none)."""
     repeats: Positive | None = None
     """Separate jobs per world size, in interleaved order; intervals come from them (default 3)."""
     iterations: Positive | None = None
@@ -106,6 +142,17 @@ class StudyValues(FileModel):
         return {name: value for name in StudyValues.model_fields if (value := getattr(self, name)) is not None}
 
 
+_SWEEP_KEYS = ("start_envs", "limit_envs", "resolution_pct", "sweep_time_min")
+# Kind -> the key that states its size, and the keys that have no meaning for it.
+_SIZE_KEYS = {
+    "strong": ("num_envs", ("num_envs_per_rank", *_SWEEP_KEYS)),
+    "weak": ("num_envs_per_rank", ("num_envs", *_SWEEP_KEYS)),
+    "gpus": ("num_envs_per_rank", ("num_envs", *_SWEEP_KEYS)),
+    "sweep": ("start_envs and limit_envs", ("num_envs", "num_envs_per_rank")),
+}
+_KIND_WORDS = {"strong": "strong scaling", "weak": "weak scaling", "gpus": "a GPU comparison", "sweep": "a sweep"}
+
+
 class Study(StudyValues):
     """A study file. `resolve` gives one with every value stated."""
 
@@ -113,10 +160,13 @@ class Study(StudyValues):
     """Version of this file format."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     """Name of the study: letters, digits, dot, hyphen and underscore."""
-    kind: Literal["strong", "weak"]
-    """strong: the whole problem stays fixed (num_envs). weak: each rank's part stays fixed (num_envs_per_rank)."""
+    kind: Literal["strong", "weak", "sweep", "gpus"]
+    """strong: the whole problem stays fixed (num_envs). weak: each rank's part stays fixed (num_envs_per_rank).
+    sweep: more and more environments on the same GPUs (start_envs, limit_envs). gpus: the same on each GPU type."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """Where ranks run; auto: on GPUs if there are any."""
+    groups: Annotated[tuple[GpuGroup, ...], Field(strict=False)] | None = None
+    """GPU comparison: what is compared. `paceline compare-gpus` asks Slurm for it."""
     on_cpu: StudyValues | None = None
     """Values for CPU runs, where neither the file nor --set states them otherwise."""
     on_gpu: StudyValues | None = None
@@ -124,10 +174,13 @@ class Study(StudyValues):
 
     @model_validator(mode="after")
     def _check_kind(self) -> Study:
-        wrong, right = ("num_envs_per_rank", "num_envs") if self.kind == "strong" else ("num_envs", "num_envs_per_rank")
+        right, wrong = _SIZE_KEYS[self.kind]
         for block, values in (("", self), ("on_cpu.", self.on_cpu), ("on_gpu.", self.on_gpu)):
-            if values is not None and getattr(values, wrong) is not None:
-                raise ValueError(f"{block}{wrong}: {self.kind} scaling is stated by {right}")
+            for key in wrong:
+                if values is not None and getattr(values, key) is not None:
+                    raise ValueError(f"{block}{key}: {_KIND_WORDS[self.kind]} is stated by {right}")
+        if self.groups is not None and self.kind != "gpus":
+            raise ValueError("groups: has a meaning for kind: gpus only")
         return self
 
     @property
@@ -179,7 +232,7 @@ def parse_study(document: yamlfile.Document, settings: Mapping[str, str]) -> Stu
         value = _setting(key, text)
         if first == "environment" and name:
             data["environment"] = {**(data.get("environment") or {}), name: text}
-        elif first in ("on_cpu", "on_gpu", "schema") or name:
+        elif first in ("on_cpu", "on_gpu", "groups", "schema") or name:
             raise StudyError(f"--set {key}: cannot be set; a setting wins over on_cpu and on_gpu as it is")
         else:
             data[key] = value
@@ -208,5 +261,5 @@ def _setting(key: str, text: str) -> Any:
 def to_yaml(study: Study) -> str:
     """Return the text of a study file that loads as an equal study."""
     data = study.model_dump(mode="json", by_alias=True, exclude_none=True)
-    order = ("schema", "name", "kind", "device", *StudyValues.model_fields, "on_cpu", "on_gpu")
+    order = ("schema", "name", "kind", "device", "groups", *StudyValues.model_fields, "on_cpu", "on_gpu")
     return yamlfile.dump({key: data[key] for key in order if key in data})

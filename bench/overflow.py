@@ -1,0 +1,132 @@
+"""Buffers of a physics engine that were too small, and memory that ended, as a run's log tells it.
+
+An engine that overflows goes on with contacts missing: the run completes, its throughput looks fine and is wrong. Each
+text names the buffer and the size it needs. Texts: PhysX 5 and ovphysx (isaac-sim/IsaacLab issues 176, 931, 941, 981,
+1199, 1389, 2528; ManiSkill 911), Newton and mujoco_warp (their sources). Standard library only.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from paceline.bench.record import Case
+
+_LINE_LIMIT = 4000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Overflow:
+    """One buffer that was too small in a run."""
+
+    buffer: str
+    """As the log calls it: ``collisionStackSize``, ``nconmax`` ..."""
+    setting: str | None
+    """Name of the setting in Isaac Lab's physics configuration, None if there is none."""
+    needed: int | None
+    """Largest size that a message asks for, None if none names one. Newton's ``nconmax`` is per environment."""
+    count: int
+    """Messages about this buffer."""
+    first: str
+    """The first of them."""
+
+
+# Buffer as the log calls it -> setting below env.sim.physics (Isaac Lab 3) or env.sim.physx (2.3).
+_SETTINGS = {
+    "patch": "gpu_max_rigid_patch_count",
+    "contact": "gpu_max_rigid_contact_count",
+    "collisionstacksize": "gpu_collision_stack_size",
+    "totalaggregatepairscapacity": "gpu_total_aggregate_pairs_capacity",
+    "foundlostpairscapacity": "gpu_found_lost_pairs_capacity",
+    "foundlostaggregatepairscapacity": "gpu_found_lost_aggregate_pairs_capacity",
+    "maxrigidcontactcount": "gpu_max_rigid_contact_count",
+    "maxrigidpatchcount": "gpu_max_rigid_patch_count",
+    "heapcapacity": "gpu_heap_capacity",
+    "tempbuffercapacity": "gpu_temp_buffer_capacity",
+    "nconmax": "solver_cfg.nconmax",
+    "njmax": "solver_cfg.njmax",
+}
+_CONFIG = r"Px[Gg]p?u?DynamicsMemoryConfig::"
+_TEXTS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"(?P<buffer>Patch|Contact) buffer overflow detected, please increase its size to at least (?P<needed>\d+)",
+        _CONFIG + r"(?P<buffer>\w+) buffer overflow detected, please increase its size to at least (?P<needed>\d+)",
+        r"needs? to increase (?:the )?" + _CONFIG + r"(?P<buffer>\w+)(?: parameter)? to (?P<needed>\d+)",
+        r"Number of Newton contacts \((?P<total>\d+)\) exceeded MJWarp limit \(\d+\)\. Increase (?P<buffer>nconmax)",
+        r"(?:broad|narrow)phase overflow - please increase (?P<buffer>nconmax) to (?P<needed>\d+)",
+        r"nefc overflow - please increase (?P<buffer>njmax) to (?P<needed>\d+)",
+        r"overflow - please increase (?P<buffer>\w+) to (?P<needed>\d+)",
+    )
+)
+_OUT_OF_MEMORY = re.compile(
+    r"PxgCudaDeviceMemoryAllocator fail to allocate memory|OutOfMemoryError|CUDA out of memory"
+    r"|CUDA error(?: \d+)?: (?:out of memory|cudaErrorMemoryAllocation)|cudaErrorMemoryAllocation - out of memory"
+    r"|Failed to allocate \d+ bytes on device 'cuda|Out of GPU memory allocating resource|ERROR_OUT_OF_DEVICE_MEMORY"
+    r"|CUBLAS_STATUS_ALLOC_FAILED|Unable to create PxCudaContextManager|Failed to get primary context of requested CUDA"
+)
+_INTERESTING = re.compile(rb"overflow|DynamicsMemoryConfig|exceeded MJWarp|emory|MEMORY|ALLOC|allocate|primary context")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogFindings:
+    """What a log says about buffers and memory."""
+
+    overflows: tuple[Overflow, ...]
+    out_of_memory: str | None
+    """First line that says that device memory ended, None if none does."""
+
+
+def read_log(path: Path, case: Case) -> LogFindings:
+    """Return what the log of a run says; nothing if there is no log. Reads line by line: such logs can be large."""
+    try:
+        with path.open("rb") as stream:
+            lines = (line[:_LINE_LIMIT] for line in stream if _INTERESTING.search(line[:_LINE_LIMIT]))
+            return scan((line.decode("utf-8", errors="replace") for line in lines), case.num_envs_per_rank)
+    except OSError:
+        return LogFindings(overflows=(), out_of_memory=None)
+
+
+def scan(lines: Iterable[str], num_envs_per_rank: int) -> LogFindings:
+    """Return what the lines of a log say.
+
+    Args:
+        lines: The log.
+        num_envs_per_rank: Environments of one simulator: Newton counts some contacts over all of them.
+    """
+    found: dict[str, Overflow] = {}
+    memory: str | None = None
+    for line in lines:
+        if memory is None and _OUT_OF_MEMORY.search(line):
+            memory = " ".join(line.split())[:300]
+        match = next(filter(None, (text.search(line) for text in _TEXTS)), None)
+        if match is None:
+            continue
+        values = match.groupdict()
+        buffer = values["buffer"]
+        if values.get("needed"):
+            needed = int(values["needed"])
+        else:
+            needed = math.ceil(int(values["total"]) / num_envs_per_rank)
+        before = found.get(buffer)
+        found[buffer] = Overflow(
+            buffer=buffer,
+            setting=_SETTINGS.get(buffer.lower()),
+            needed=max(needed, (before.needed or 0) if before else 0),
+            count=before.count + 1 if before else 1,
+            first=before.first if before else " ".join(line.split())[:300],
+        )
+    return LogFindings(overflows=tuple(found.values()), out_of_memory=memory)
+
+
+def override(setting: str, size: int, engine_version: str) -> str:
+    """Return the Isaac Lab override that gives a physics setting a size."""
+    return f"{prefix(engine_version)}{setting}={size}"
+
+
+def prefix(engine_version: str) -> str:
+    """Return where the physics settings lie in the configuration of an Isaac Lab version."""
+    return "env.sim.physx." if engine_version.startswith("2.") else "env.sim.physics."
