@@ -69,11 +69,12 @@ test-gpu: dev ## Run the tests that need NVIDIA GPUs
 	@$(pytest) -m gpu
 
 .PHONY: lint
-lint: dev ## Check style and format (ruff, shellcheck)
+lint: dev ## Check style and format (ruff, shellcheck, hadolint)
 	@.venv/bin/ruff check --quiet
 	@.venv/bin/ruff format --check --quiet
 	@bash tests/install/debian.sh shellcheck
 	@shellcheck $(shell_scripts)
+	@.venv/bin/hadolint containers/*/Dockerfile
 
 .PHONY: format
 format: dev ## Format the code and mend what ruff can
