@@ -115,7 +115,8 @@ def case_label(status: CaseStatus) -> str:
     if case.kind == "gpus":
         where = ", ".join(filter(None, (case.gpu_type, *(value for _, value in case.placement))))
         return f"{where or unit}: {case.world_size} {unit}{plural}{nodes}, repeat {case.repeat + 1}"
-    return f"{case.world_size} {unit}{plural}{nodes}, repeat {case.repeat + 1}"
+    levers = "".join(f", {name}={value}" for name, value in case.levers)
+    return f"{case.world_size} {unit}{plural}{nodes}, repeat {case.repeat + 1}{levers}"
 
 
 def note(status: CaseStatus) -> str:

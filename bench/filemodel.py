@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from paceline.bench.errors import PacelineError
 from paceline.bench.yamlfile import Document, KeyPath, describe
@@ -140,12 +140,16 @@ def _nearest_literal(value: Any, context: Mapping[str, Any]) -> str:
 
 def _keys(model: type[BaseModel], path: KeyPath) -> list[str]:
     """Return the keys that are valid at a path inside a model."""
+    keyed = False  # the part is a key of a mapping whose values are models
     for part in path:
+        if keyed:
+            keyed = False
+            continue
         field = next((f for n, f in model.model_fields.items() if (f.alias or n) == part), None)
         inner = _model_in(field.annotation) if field else None
         if inner is None:
             return []
-        model = inner
+        model, keyed = inner, field is not None and _is_mapping(field.annotation)
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
@@ -154,6 +158,11 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((m for a in getattr(annotation, "__args__", ()) if (m := _model_in(a)) is not None), None)
+
+
+def _is_mapping(annotation: Any) -> bool:
+    """Return whether an annotation such as ``dict[str, Runtime] | None`` allows a mapping."""
+    return get_origin(annotation) is dict or any(map(_is_mapping, get_args(annotation)))
 
 
 def _is_number(value: Any) -> bool:

@@ -18,7 +18,7 @@ from paceline.bench.rundir import StudyDir
 from paceline.bench.status import CaseStatus, study_status
 from paceline.bench.study import Study, load_study
 
-EXTENDABLE = frozenset({"repeats", "world_sizes", "name", "time_limit_min"})
+EXTENDABLE = frozenset({"repeats", "world_sizes", "name", "time_limit_min", "tuning"})
 """Fields of a study that may change in a folder that already holds runs: they add cases or leave them as they are."""
 
 

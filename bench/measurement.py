@@ -6,6 +6,7 @@ Scope: rank. The trainer's library calls into this through the hooks; nothing he
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import platform
 import time
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-from paceline.bench import hardware
+from paceline.bench import hardware, levers
 from paceline.bench.errors import LaunchError
 from paceline.bench.rankfile import RankFile, one_line
 from paceline.bench.record import Case
@@ -30,8 +31,9 @@ from paceline.profiling.window import ProfileWindow
 class Measurement:
     """The measurement of one rank, from before Isaac Lab is imported to after the trainer has returned."""
 
-    def __init__(self, case: Case, run: RunDir, trainer: Trainer) -> None:
+    def __init__(self, case: Case, run: RunDir, trainer: Trainer, applied: levers.Applied | None = None) -> None:
         self.case = case
+        self.levers = applied or levers.Applied()
         self.run = run
         self.trainer = trainer
         self.rank, self.local_rank, self.world_size = rank_of_environment()
@@ -50,6 +52,8 @@ class Measurement:
         self.window = ProfileWindow.from_text(os.environ.get("PACELINE_PROFILE_WINDOW")) if on_gpu else None
         if self.window is not None:
             self.clock.on_start = self.window.before
+        if levers.collects_in_iteration(self.levers):
+            self.clock.first_of_iteration = gc.collect
 
     @contextlib.contextmanager
     def attached(self) -> Iterator[None]:
@@ -101,8 +105,11 @@ class Measurement:
         """Write the header, train, write the end."""
         try:
             problem = self.trainer.read_back(trainer, args, kwargs)
-            self._write_header(problem)
+            levers.train(self.levers)
+            effective = levers.effective(self.levers, self.trainer.options(trainer))
+            self._write_header(problem, effective)
             self._check(problem)
+            levers.check(self.levers, effective)
             result = train()
         except BaseException as error:
             self.fail(error)
@@ -201,7 +208,7 @@ class Measurement:
             "clock_origin_unix_s": self.origin_unix,
         }
 
-    def _write_header(self, problem: Problem) -> None:
+    def _write_header(self, problem: Problem, effective: dict[str, Any]) -> None:
         import torch
 
         device = hardware.device_facts(problem.device)
@@ -232,6 +239,7 @@ class Measurement:
                 "backend": torch.distributed.get_backend() if distributed else "none",
                 "slurm": hardware.slurm_facts(),
                 "nvtx": self.ranges is not None,
+                "levers": {"asked": self.levers.asked, "effective": effective},
             }
         )
 

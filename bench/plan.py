@@ -13,6 +13,7 @@ from paceline.bench.cluster import Cluster
 from paceline.bench.errors import StudyError
 from paceline.bench.record import Case
 from paceline.bench.study import Study
+from paceline.bench.tuning import Lever, variants_of
 
 WARMUP_ITERATIONS = 2
 
@@ -43,7 +44,8 @@ def make_plan(study: Study, cluster: Cluster) -> Plan:
     """Return the plan of a resolved study.
 
     In repeat k the world sizes begin with another one (rotation), because the first job after a pause may find the
-    machine in another state than the next.
+    machine in another state than the next. The variants of a tuning study follow one another at each world size, so
+    that they meet the same hour, and rotate likewise.
     """
     if not study.is_resolved or not isinstance(study.world_sizes, tuple):
         raise StudyError(f"study {study.name!r} is not resolved for a site")
@@ -56,10 +58,12 @@ def make_plan(study: Study, cluster: Cluster) -> Plan:
 
         return _plan(study, cluster, None, gpus.cases(study, cluster))
     sizes = study.world_sizes
+    variants = variants_of(study.levers, study.tuning)
     cases = [
-        _case(study, cluster, sizes[(repeat + place) % len(sizes)], repeat)
+        _case(study, cluster, sizes[(repeat + place) % len(sizes)], repeat, variants[(repeat + turn) % len(variants)])
         for repeat in range(study.repeats or 1)
         for place in range(len(sizes))
+        for turn in range(len(variants))
     ]
     return _plan(study, cluster, warmup_case(study, cluster), cases)
 
@@ -75,7 +79,7 @@ def _plan(study: Study, cluster: Cluster, warmup: Case | None, cases: Sequence[C
     )
 
 
-def _case(study: Study, cluster: Cluster, world_size: int, repeat: int) -> Case:
+def _case(study: Study, cluster: Cluster, world_size: int, repeat: int, levers: Lever) -> Case:
     num_envs = study.num_envs if study.kind == "strong" else (study.num_envs_per_rank or 0) * world_size
     values = shared_values(study, cluster) | {
         "kind": study.kind,
@@ -87,7 +91,11 @@ def _case(study: Study, cluster: Cluster, world_size: int, repeat: int) -> Case:
         "sync_every": study.sync_every,
         "repeat": repeat,
         "seed": (study.seed or 0) + SEED_STRIDE * repeat,
+        "levers": levers,
     }
+    threads = dict(levers).get("threads_per_rank")
+    if threads is not None:
+        values["threads_per_rank"] = int(threads)
     return Case(**values)
 
 

@@ -105,6 +105,8 @@ class Case:
     """Before the training starts, the job waits until its GPUs are no warmer than this; None: no temperature."""
     cool_s: float = 0.0
     """Longest wait for that temperature; without one, the wait."""
+    levers: tuple[tuple[str, str], ...] = ()
+    """Settings of the launcher that leave the learning problem as it is (docs/tuning.md), as lever_pairs gives them."""
 
     def __post_init__(self) -> None:
         for name in ("world_size", "num_envs", "horizon", "num_minibatches", "num_epochs", "iterations", "num_nodes"):
@@ -169,6 +171,7 @@ class Case:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields["overrides"] = list(self.overrides)
         fields["environment"] = dict(self.environment)
+        fields["levers"] = dict(self.levers)
         fields["placement"] = dict(self.placement)
         derived_values = {name: getattr(self, name) for name in derived}
         return {"schema": CASE_SCHEMA, "case_id": self.case_id, **fields, "derived": derived_values}
@@ -183,8 +186,9 @@ class Case:
             values["overrides"] = tuple(values["overrides"])
         if "placement" in values:
             values["placement"] = tuple(sorted(values["placement"].items()))
-        if "environment" in values:
-            values["environment"] = tuple(sorted(values["environment"].items()))
+        for name in ("environment", "levers"):
+            if name in values:
+                values[name] = tuple(sorted(values[name].items()))
         try:
             case = cls(**values)
         except (TypeError, ValueError) as error:
@@ -192,6 +196,17 @@ class Case:
         if data.get("case_id") != case.case_id:
             raise RecordError(f"{where}: case_id {data.get('case_id')} does not match its content ({case.case_id})")
         return case
+
+
+def lever_pairs(levers: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return a block of levers as a file states it, as sorted pairs of text; variables are ``environment.<name>``."""
+    pairs: dict[str, str] = {}
+    for name, value in levers.items():
+        if name == "environment":
+            pairs |= {f"environment.{variable}": str(text) for variable, text in (value or {}).items()}
+        elif value is not None:
+            pairs[name] = str(value).lower() if isinstance(value, bool) else str(value)
+    return tuple(sorted(pairs.items()))
 
 
 RunStatus = Literal["completed", "failed", "interrupted"]

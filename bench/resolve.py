@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from paceline.bench import problem, tasks
+from paceline.bench import problem, tasks, tuning
 from paceline.bench.cluster import Cluster
 from paceline.bench.errors import StudyError
 
@@ -85,6 +85,7 @@ def _values(study: Study, cluster: Cluster, devices: int | None) -> dict[str, An
     values["horizon"] = values.get("horizon") or agent.horizon
     values["num_epochs"] = values.get("num_epochs") or agent.num_epochs
     values["num_minibatches"] = _minibatches(study.kind, values, agent)
+    tuning.check_study(values)
     return values
 
 

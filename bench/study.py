@@ -18,6 +18,7 @@ from paceline.bench.filemodel import FileModel, Line, Text, nearest, validate
 from paceline.bench.record import STUDY_SCHEMA
 from paceline.bench.resolve import resolve
 from paceline.bench.shell import check_environment
+from paceline.bench.tuning import Levers, VariantName
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 __all__ = ["STUDY_SCHEMA", "Study", "StudyValues", "load_study", "parse_study", "resolve", "shipped", "to_yaml"]
@@ -131,6 +132,10 @@ class StudyValues(FileModel):
     """Environment variables of the training processes."""
     time_limit_min: Positive | None = None
     """Time limit of each job, in minutes (default: the cluster profile's)."""
+    levers: Levers | None = None
+    """Settings of the launcher that leave the learning problem as it is, in every run of the study."""
+    tuning: dict[VariantName, Levers] | None = None
+    """Variants by name, each a set of levers that is measured against the study's own, interleaved with it."""
 
     @field_validator("environment")
     @classmethod

@@ -12,24 +12,24 @@ from __future__ import annotations
 import os
 import sys
 
-from paceline.bench import hardware
+from paceline.bench import hardware, levers
 from paceline.bench.assignment import load_run
 from paceline.bench.errors import PacelineError
 from paceline.bench.measurement import Measurement
 from paceline.bench.rankfile import one_line
 from paceline.bench.record import Case
 from paceline.bench.rundir import RunDir
-from paceline.bench.trainers.isaaclab import common_arguments, load_trainer, run_training
+from paceline.bench.trainers.isaaclab import common_arguments, load_trainer, rank_of_environment, run_training
 
 
-def work(run: RunDir, case: Case) -> int:
+def work(run: RunDir, case: Case, applied: levers.Applied) -> int:
     """Train one rank as its case says, and return Isaac Lab's exit status."""
     trainer = load_trainer(case.trainer)
     # Isaac Lab and the trainers write below the current directory.
     output = run.path / "trainer"
     output.mkdir(exist_ok=True)
     os.chdir(output)
-    measurement = Measurement(case, run, trainer)
+    measurement = Measurement(case, run, trainer, applied)
     try:
         with measurement.attached():
             import torch
@@ -50,9 +50,14 @@ def main() -> int:
     for name, value in case.environment:
         os.environ[name] = value
     hardware.limit_threads(case.threads_per_rank)  # before torch is loaded: OpenMP reads its setting only then
+    try:
+        applied = levers.apply(case, rank_of_environment()[1])  # so do the allocators
+    except PacelineError as error:
+        Measurement(case, run, load_trainer(case.trainer), levers.Applied()).fail(error)
+        raise
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    return int(record(work)(run, case) or 0)
+    return int(record(work)(run, case, applied) or 0)
 
 
 if __name__ == "__main__":

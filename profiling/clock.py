@@ -62,6 +62,8 @@ class IterationClock:
         self.now = now
         self.on_start: Callable[[int], None] | None = None
         """Called with the number of the iteration just before it starts, outside its time."""
+        self.first_of_iteration: Callable[[], object] | None = None
+        """Called when an iteration has started, inside its time."""
         self.iteration = 0
         self.running = False
         self.in_update = False
@@ -96,6 +98,8 @@ class IterationClock:
         if self.sync:
             self.synchronize()
         self._start = self.now()
+        if self.first_of_iteration is not None:
+            self.first_of_iteration()
 
     def end_collection(self) -> None:
         """Mark the end of the roll-out as the library counts it; without this call it ends where the update starts."""

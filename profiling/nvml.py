@@ -118,6 +118,12 @@ class Nvml:
             "sm_clock_max_mhz": self._ask(nvml.nvmlDeviceGetMaxClockInfo, gpu.handle, nvml.NVML_CLOCK_SM),
         }
 
+    def pci_bus_id(self, gpu: Gpu) -> str | None:
+        """Return where a GPU is, such as ``00000000:17:00.0``."""
+        nvml = self._pynvml
+        info = self._ask(nvml.nvmlDeviceGetPciInfo, gpu.handle)
+        return None if info is None else info.busId.decode() if isinstance(info.busId, bytes) else str(info.busId)
+
     def sample(self, gpu: Gpu) -> dict[str, Any]:
         """Return the present value of every counter of a GPU, without its processes."""
         nvml, handle = self._pynvml, gpu.handle

@@ -60,6 +60,9 @@ class Trainer(Protocol):
     def read_back(self, trainer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Problem:
         """Return the learning problem from the object and the arguments of the training method."""
 
+    def options(self, trainer: Any) -> dict[str, str | None]:
+        """Return the options in effect that levers may set, as levers call them; None where there is no such option."""
+
     def statistics(self, owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Statistics:
         """Return the statistics from the object, arguments and result of the reporting method."""
 
@@ -89,6 +92,11 @@ def common_arguments(case: Case) -> list[str]:
     arguments = ["--rl_library", case.trainer, "--task", case.task, *sizes, "--seed", str(case.seed), "--distributed"]
     arguments += ["--run_timestamp", "run", "--viz", "none"]
     return [*arguments, f"physics={case.physics}"] if case.physics else arguments
+
+
+def is_compiled(module: Any) -> bool:
+    """Return whether a module is what torch.compile returns."""
+    return type(module).__name__ == "OptimizedModule"  # by name: importing its class takes torch a second
 
 
 def env_of(trainer_env: Any) -> Any:

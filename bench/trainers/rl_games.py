@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from paceline.bench.record import Case
-from paceline.bench.trainers.isaaclab import Problem, Statistics, env_of
+from paceline.bench.trainers.isaaclab import Problem, Statistics, env_of, is_compiled
 from paceline.profiling.hooks import Hook
 from paceline.profiling.patches import ImportWatch, Patches
 
@@ -65,7 +65,16 @@ def arguments(case: Case) -> list[str]:
     if case.engine_version.startswith("2."):  # its rl_games knows neither of the following
         return settings
     settings.append(f"agent.params.torch_threads={case.threads_per_rank}")
-    return [*settings, "agent.params.config.torch_compile=False"] if case.device == "cpu" else settings
+    mode = dict(case.levers).get("torch_compile", "off" if case.device == "cpu" else None)
+    if mode is not None:
+        settings.append(f"agent.params.config.torch_compile={'False' if mode == 'off' else mode}")
+    return settings
+
+
+def options(trainer: Any) -> dict[str, str | None]:
+    """Return the options of an agent that levers may set. True is how rl_games states torch.compile's default mode."""
+    mode = trainer.config.get("torch_compile", True)
+    return {"torch_compile": ("default" if mode is True else str(mode)) if is_compiled(trainer.model) else "off"}
 
 
 def read_back(trainer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Problem:

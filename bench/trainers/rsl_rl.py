@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from paceline.bench.record import Case
-from paceline.bench.trainers.isaaclab import Problem, Statistics, env_of, rank_of_environment
+from paceline.bench.trainers.isaaclab import Problem, Statistics, env_of, is_compiled, rank_of_environment
 from paceline.profiling.hooks import Hook
 from paceline.profiling.patches import ImportWatch, Patches
 
@@ -40,11 +40,27 @@ COUNTS_OPTIMIZER_STEPS = False
 
 def arguments(case: Case) -> list[str]:
     """Return the rsl_rl settings of a case."""
-    return [
+    settings = [
         f"agent.num_steps_per_env={case.horizon}",
         f"agent.algorithm.num_mini_batches={case.num_minibatches}",
         f"agent.algorithm.num_learning_epochs={case.num_epochs}",
     ]
+    levers = dict(case.levers)
+    if "torch_compile" in levers:
+        mode = levers["torch_compile"]
+        settings.append(f"agent.torch_compile_mode={'null' if mode == 'off' else mode}")
+    if "check_for_nan" in levers:
+        settings.append(f"agent.check_for_nan={levers['check_for_nan']}")
+    return settings
+
+
+def options(trainer: Any) -> dict[str, str | None]:
+    """Return the options of an OnPolicyRunner that levers may set."""
+    compiled = is_compiled(trainer.alg.actor) and is_compiled(trainer.alg.critic)
+    return {
+        "torch_compile": str(trainer.cfg.get("torch_compile_mode")) if compiled else "off",
+        "check_for_nan": str(bool(trainer.cfg.get("check_for_nan", True))).lower(),
+    }
 
 
 def read_back(trainer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Problem:

@@ -45,7 +45,9 @@ def test_resolved_study_states_every_value() -> None:
     study = resolve(strong(), LOCAL, 8)
     missing = [key for key, value in study.stated().items() if value is None]
     assert not missing
-    assert set(study.stated()) == set(StudyValues.model_fields) - {"num_envs_per_rank"}
+    optional = {"cool_to_c", "levers", "tuning"}  # nothing, unless a file states it
+    of_other_kinds = {"num_envs_per_rank", "start_envs", "limit_envs", "resolution_pct", "sweep_time_min"}
+    assert set(study.stated()) == set(StudyValues.model_fields) - optional - of_other_kinds
     assert (study.device, study.horizon, study.num_minibatches, study.num_epochs) == ("cuda", 32, 4, 5)
     assert (study.seed, study.repeats, study.iterations, study.warmup_iterations) == (42, 3, 60, 15)
     assert study.on_cpu is None
