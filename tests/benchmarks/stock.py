@@ -33,7 +33,7 @@ from paceline.bench.record import Case
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from tests.benchmarks.slots import paired_interval, side_by_side  # noqa: E402
+from tests.benchmarks.slots import paired_interval, side_by_side
 
 TARGET = 0.01
 _RATES = {
@@ -158,6 +158,8 @@ def measure(args: argparse.Namespace, folder: Path) -> int:
     for index, run in loaded.runs.to_dict("index").items():
         if run["kind"] == "strong":
             ours[int(run["repeat"])] = float(measured[index]["total_fps"])
+    if len(ours) != len(stock):
+        raise SystemExit(f"{len(stock) - len(ours)} of {len(stock)} runs failed: {opened.directory.path}")
     ratios = [ours[repeat] / theirs for repeat, theirs in zip(sorted(ours), stock, strict=True)]
     if args.slot is not None:
         print(json.dumps(ratios))
