@@ -125,9 +125,16 @@ class Cluster(FileModel):
     signal_s: Positive = 120
     """Seconds before the time limit at which the job is told to wind up."""
     requeue: bool = False
-    """Queue a job again (twice at most) when it is preempted or runs out of time."""
+    """Queue a job again when it is preempted, runs out of time or loses its node, up to max_attempts."""
     time_limit_min: Positive = 60
     """Time limit of a job in minutes, unless the study states one."""
+    max_attempts: Positive = 3
+    """Most attempts at one case that are made without being asked; 1: none is repeated."""
+    stall_s: Annotated[int, Field(ge=0)] = 1800
+    """Seconds without progress after which a rank counts as hung and its job is ended; once iterations are measured, a
+    hundred times the longest of them if that is shorter (but at least 300). 0: never."""
+    exit_grace_s: Annotated[int, Field(ge=0)] = 60
+    """Seconds that processes may live on after all ranks have written their results; 0: for ever."""
     extra_sbatch: Lines = ()
     """Further #SBATCH flags, such as --comment=benchmark."""
 

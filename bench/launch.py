@@ -14,6 +14,7 @@ from paceline.bench.cluster import Cluster, load_cluster
 from paceline.bench.errors import LaunchError
 from paceline.bench.plan import Plan, make_plan
 from paceline.bench.record import Case
+from paceline.bench.resolve import SITE_LIMITS
 from paceline.bench.rundir import StudyDir
 from paceline.bench.status import CaseStatus, study_status
 from paceline.bench.study import Study, load_study
@@ -86,7 +87,7 @@ def _require_same_study(directory: StudyDir, study: Study) -> None:
     before = load_study(directory.study_yaml, {}).model_dump()
     after = study.model_dump()
     for key in after:
-        if key not in EXTENDABLE and before.get(key) != after[key]:
+        if key not in (*EXTENDABLE, *SITE_LIMITS) and before.get(key) != after[key]:
             raise LaunchError(
                 f"{directory.path}: holds another study ({key} is {before.get(key)!r} there and {after[key]!r} here); "
                 "choose another folder with --folder"

@@ -16,6 +16,9 @@ from paceline.bench.errors import StudyError
 if TYPE_CHECKING:
     from paceline.bench.study import Study
 
+SITE_LIMITS = ("time_limit_min", "max_attempts", "stall_s", "exit_grace_s")
+"""Keys of a study that are the cluster profile's where the study leaves them open."""
+
 DEFAULTS: Mapping[str, Any] = {
     "trainer": "rsl_rl",
     "world_sizes": "auto",
@@ -37,6 +40,7 @@ SWEEP_DEFAULTS: Mapping[str, Any] = {
     "limit_envs": 2**20,
     "resolution_pct": 5.0,
 }
+
 
 
 def resolve(study: Study, cluster: Cluster, devices: int | None = None) -> Study:
@@ -64,7 +68,7 @@ def _values(study: Study, cluster: Cluster, devices: int | None) -> dict[str, An
         place = "on this machine" if cluster.scheduler == "local" else f"in cluster profile {cluster.name!r}"
         raise StudyError(f"device: cuda, but there is no GPU {place}; state device: cpu or auto")
     block = study.on_gpu if device == "cuda" else study.on_cpu
-    values: dict[str, Any] = {**DEFAULTS, "time_limit_min": cluster.time_limit_min}
+    values: dict[str, Any] = {**DEFAULTS, **{name: getattr(cluster, name) for name in SITE_LIMITS}}
     values |= SWEEP_DEFAULTS if study.kind == "sweep" else {}
     values |= (block.stated() if block else {}) | study.stated()
     if values.get("task") is None:

@@ -130,6 +130,12 @@ class StudyValues(FileModel):
     """Further Isaac Lab (Hydra) overrides, such as env.decimation=2."""
     environment: dict[str, Text] | None = None
     """Environment variables of the training processes."""
+    max_attempts: Positive | None = None
+    """Most attempts at one case that are made without being asked (default: the cluster profile's)."""
+    stall_s: NotNegative | None = None
+    """Seconds without progress after which a rank counts as hung (default: the cluster profile's)."""
+    exit_grace_s: NotNegative | None = None
+    """Seconds that processes may live on after the last result is written (default: the cluster profile's)."""
     time_limit_min: Positive | None = None
     """Time limit of each job, in minutes (default: the cluster profile's)."""
     levers: Levers | None = None

@@ -34,7 +34,7 @@ def test_any_folder_name_works_under_bash(name: str) -> None:
         ]
         training, seen = calls[1]
         assert training[2:] == [
-            "--", str(here.python), "-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc-per-node=2",
+            "--stall-s", "1800", "--exit-grace-s", "60", "--", str(here.python), "-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc-per-node=2",
             "-m", "paceline.bench.worker",
         ]  # fmt: skip
         assert seen["PACELINE_RUN_DIR"] == str(run.path)
@@ -149,28 +149,45 @@ def test_gpus_are_counted_before_the_training_starts(mask: str | None, fine: boo
             assert "GPUs are visible on" in done.stderr
 
 
-def test_a_restarted_job_keeps_apart_what_the_first_left() -> None:
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_restarted_job_is_an_attempt_of_its_own(ended: bool) -> None:
+    """What the start before left stays; if it could not say how it ended, its node is gone, and the next one says so."""
     with scene() as here:
         run = here.write(case())
-        for name in ("rank-0000.jsonl", "result.json", "samples-node1.jsonl"):
+        old = ["rank-0000.jsonl", "case.json", "launch.json", *(["result.json"] if ended else [])]
+        for name in old:
             (run.path / name).write_text("old")
-        assert here.bash(run, SLURM_RESTART_COUNT="1").returncode == 0
-        kept = {path.name for path in (run.path / "restart-1").iterdir()}
-        assert kept == {"rank-0000.jsonl", "result.json", "samples-node1.jsonl"}
-        assert run.result_json.read_text() != "old"
+        done = here.bash(run, SLURM_RESTART_COUNT="1")
+        assert done.returncode == 0, done.stderr
+        second = here.study.run(run.case_id, 2)
+        for name in old:
+            assert (run.path / name).read_text() == "old"
+        copied = {name for name in ("case.json", "launch.json", "job.sh") if (second.path / name).exists()}
+        assert copied == {"case.json", "launch.json", "job.sh"}
+        assert "training ended" in second.train_log.read_text() and not run.train_log.exists()
+        told = [argv for argv in here.arguments("sentinel") if "node_failure" in argv]
+        assert len(told) == (0 if ended else 1)
+        folders = [
+            environment["PACELINE_RUN_DIR"] for argv, environment in here.calls() if "paceline.bench.sentinel" in argv
+        ]
+        assert folders == ([] if ended else [str(run.path)]) + [str(second.path)]
+        assert here.bash(run, SLURM_RESTART_COUNT="2").returncode == 0
+        assert [each.attempt for each in here.study.attempts(run.case_id)] == [1, 2, 3]
 
 
-@pytest.mark.parametrize(("restarts", "requeued"), [("0", True), ("1", True), ("2", False)])
-def test_requeue_is_asked_for_twice_at_most(restarts: str, requeued: bool) -> None:
-    cluster = Cluster(name="s", scheduler="slurm", gpus_per_node=0, requeue=True)
+@pytest.mark.parametrize(("restarts", "requeued"), [(0, True), (1, True), (2, False)])
+def test_requeue_is_asked_for_up_to_the_limit_of_attempts(restarts: int, requeued: bool) -> None:
+    cluster = Cluster(name="s", scheduler="slurm", gpus_per_node=0, requeue=True, max_attempts=3)
     with scene() as here:
         run = here.write(case(), cluster)
+        for attempt in range(2, restarts + 1):
+            here.study.run(run.case_id, attempt).path.mkdir()
         marker = here.folder / "requeued"
         here.put("scontrol", f'#!/bin/sh\n[ "$1" = requeue ] && echo "$2" > "{marker}"\nexit 0\n')
         process = subprocess.Popen(
             ["bash", run.job_sh],
             env=here.environment(
-                STUB_SLEEP_S="60", STUB_STATUS="interrupted", SLURM_JOB_ID="17", SLURM_RESTART_COUNT=restarts
+                STUB_SLEEP_S="60", STUB_STATUS="interrupted", SLURM_JOB_ID="17", SLURM_RESTART_COUNT=str(restarts)
             ),
             stdout=subprocess.DEVNULL,
         )

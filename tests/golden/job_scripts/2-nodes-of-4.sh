@@ -25,6 +25,21 @@ CODE_DIR=/results/study/code
 PYTHON=/opt/isaaclab/bin/python
 
 cd -- "$RUN_DIR"
+attempt=1
+before= # folder of the attempt that this job was at before Slurm started it again
+if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
+    # Every start is an attempt of its own: what the one before left stays as it is.
+    while [ -d "../attempt-$((attempt + 1))" ]; do attempt=$((attempt + 1)); done
+    before="${RUN_DIR%/*}/attempt-$attempt"
+    attempt=$((attempt + 1))
+    RUN_DIR="${RUN_DIR%/*}/attempt-$attempt"
+    mkdir -- "$RUN_DIR"
+    for file in case.json launch.json attempt.json job.sh; do
+        if [ -e "$before/$file" ]; then cp -- "$before/$file" "$RUN_DIR/"; fi
+    done
+    cd -- "$RUN_DIR"
+    exec >>train.log 2>&1
+fi
 # Started by hand in a terminal: keep the log as well. (Slurm and the launcher write train.log themselves.)
 if [ -z "${SLURM_JOB_ID:-}" ] && [ -t 1 ]; then exec > >(tee -i train.log) 2>&1; fi
 
@@ -50,16 +65,18 @@ train_pid=   # process group of the training, once it runs
 interrupted= # why it was stopped: time_limit, preempted or signal
 here=(env)   # command prefix for this node; the container, once that is set up
 
+sentinel() { "${here[@]}" "$PYTHON" -m paceline.bench.sentinel "$@"; }
+
 # Writes the sentinel, exactly once, whatever happened before. It decides whether the run counts, not the exit code.
 # shellcheck disable=SC2317 # called by trap
 finish() {
     local exit_code=$?
-    local sentinel=(--exit-code "$exit_code")
+    local ended=(--exit-code "$exit_code")
     trap - EXIT
     trap '' USR1 TERM INT
     set +e
-    if [ -n "$interrupted" ]; then sentinel+=(--interrupted "$interrupted"); fi
-    "${here[@]}" "$PYTHON" -m paceline.bench.sentinel "${sentinel[@]}"
+    if [ -n "$interrupted" ]; then ended+=(--interrupted "$interrupted"); fi
+    sentinel "${ended[@]}"
     if grep -q '"status": "completed"' result.json 2>/dev/null; then exit 0; fi
     if [ "$exit_code" -ne 0 ]; then exit "$exit_code"; fi
     exit 1
@@ -96,15 +113,6 @@ say "job ${SLURM_JOB_ID:-none}, nodes ${SLURM_JOB_NODELIST:-$(uname -n)}, GPUs $
 say "variables: $(compgen -e | tr '\n' ' ')"
 if command -v nvidia-smi >/dev/null; then timeout 20 nvidia-smi -L || true; fi
 
-# A requeued job starts over: what the interrupted start left is kept apart.
-if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
-    kept="restart-$SLURM_RESTART_COUNT"
-    mkdir -p "$kept"
-    for file in rank-*.jsonl samples-*.jsonl result.json; do
-        if [ -e "$file" ]; then mv -- "$file" "$kept/"; fi
-    done
-fi
-
 # ---- caches: compiled kernels are kept between jobs -----------------------------------------------------------------
 
 CACHE_DIR=${XDG_CACHE_HOME:-${HOME:-$RUN_DIR}/.cache}/paceline
@@ -122,6 +130,11 @@ export PYTHONPYCACHEPREFIX="$CACHE_DIR/bytecode"
 unset PYTHONDONTWRITEBYTECODE
 # One task per node; torchrun makes the ranks. (srun no longer takes --cpus-per-task over from sbatch.)
 everywhere=(srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --kill-on-bad-exit=1 ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} "${here[@]}")
+
+if [ -n "$before" ] && [ ! -e "$before/result.json" ]; then
+    # Nothing of that attempt lived long enough to say how it ended: its node went away.
+    PACELINE_RUN_DIR="$before" sentinel --interrupted node_failure || true
+fi
 
 # ---- preflight: fail in seconds, with a reason ----------------------------------------------------------------------
 
@@ -148,7 +161,8 @@ torchrun=(--nnodes=2 --nproc-per-node=4
 if [ -n "$interrupted" ]; then exit 143; fi
 say "training starts at $(date -u +%Y-%m-%dT%H:%M:%SZ)"
 # setsid: a process group of its own, so that all of it can be stopped.
-setsid "${everywhere[@]}" "$PYTHON" -m paceline.bench.supervise -- \
+setsid "${everywhere[@]}" "$PYTHON" -m paceline.bench.supervise \
+    --stall-s 1800 --exit-grace-s 60 -- \
     "$PYTHON" -m torch.distributed.run "${torchrun[@]}" -m paceline.bench.worker </dev/null &
 train_pid=$!
 if [ -n "$interrupted" ]; then stop_training; fi
