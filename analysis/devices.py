@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from paceline.analysis.load import Loaded
+from paceline.analysis.samplefile import POWER_LIMIT
 
 
 class GpuSamples:
@@ -27,6 +28,9 @@ class GpuSamples:
     ) -> dict[str, Any]:
         """Return power (all GPUs), mean use and clock, and the shares of disturbed samples; empty without samples.
 
+        ``throttled_share`` counts samples whose clocks were held down by heat or by the hardware; samples at the power
+        limit, the normal state of a loaded GPU, are ``power_limited_share``.
+
         Scope: the GPUs whose UUIDs are in ``used``, all that were sampled if it is empty. A job on an exclusive node
         sees GPUs that no rank uses, and those must not count. Power comes from the energy counter where the driver has
         one, else from the mean of its samples.
@@ -43,13 +47,15 @@ class GpuSamples:
             return {}
         own = {name: values[part][inside] for name, values in self._columns.items()}
         power_w = math.fsum(_power_w(own, own["name"] == gpu) for gpu in dict.fromkeys(own["name"].tolist()))
-        reasons = [text for text in own["throttle"].tolist() if isinstance(text, str)]
+        found = [frozenset(text.split()) for text in own["throttle"].tolist() if isinstance(text, str)]
+        reasons = [reason - POWER_LIMIT for reason in found if reason - POWER_LIMIT]
         return {
             "power_w": power_w,
             "gpu_util_pct": _mean(own["util_pct"]),
             "sm_clock_mhz": _mean(own["sm_clock_mhz"]),
             "throttled_share": len(reasons) / len(inside),
-            "throttle_reasons": " ".join(sorted({reason for text in reasons for reason in text.split()})),
+            "throttle_reasons": " ".join(sorted(frozenset().union(*reasons))),
+            "power_limited_share": sum(bool(reason & POWER_LIMIT) for reason in found) / len(inside),
             "foreign_share": float(np.count_nonzero(own["foreign_processes"] > 0)) / len(inside),
         }
 

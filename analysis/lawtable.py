@@ -20,6 +20,12 @@ LAWS = {
 }
 LAW_NAMES = {"amdahl": "Amdahl", "gustafson": "Gustafson", "usl_fixed_lambda": "USL", "power_law": "power law"}
 MIN_POINTS = 3
+LAW_COLUMNS = (
+    *("law", "parameter", "value", "low", "high", "identifiable", "reason", "rms_log_residual", "aicc"),
+    *("leave_one_out_low", "leave_one_out_high", "peak_world_size"),
+    *("next_world_size", "next_speedup", "next_speedup_low", "next_speedup_high"),
+)
+"""Keys of a row of ``law_rows``, in the order of laws.csv."""
 
 
 def law_rows(mode: Mode, world_sizes: Sequence[float], repeats: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
@@ -91,3 +97,17 @@ def serial_fractions(mode: Mode, world_sizes: Sequence[float], rates: Sequence[f
 
 def _known(values: Floats, position: int) -> float | None:
     return float(values[position]) if np.isfinite(values[position]) else None
+
+
+def shown_laws(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows as a report shows them: a law that the points cannot carry is one row, with the reason alone."""
+    out: list[dict[str, Any]] = []
+    for row in rows:
+        if row["identifiable"]:
+            out.append(row)
+        elif out and not out[-1]["identifiable"] and out[-1]["law"] == row["law"]:
+            out[-1]["parameter"] += f", {row['parameter']}"
+        else:
+            kept = ("law", "parameter", "identifiable", "reason")
+            out.append(dict.fromkeys(row) | {key: row[key] for key in kept})
+    return out

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from paceline.analysis import charts, chartseries, series, tables
 from paceline.analysis.bundle import javascript
+from paceline.analysis.checks import RULES
 from paceline.analysis.units import interval, known, ranks, show
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ def html(analysis: Analysis, made: str) -> str:
             study=analysis.loaded.study,
             kind=analysis.loaded.kind,
             device=analysis.device,
+            findings=analysis.findings,
+            rules=len(RULES),
+            usage=analysis.usage,
+            target=analysis.target,
             verdict=analysis.verdict,
             numbers=_numbers(analysis),
             notes=analysis.notes,
@@ -58,6 +63,11 @@ def markdown(analysis: Analysis, made: str) -> str:
         .render(
             title=_title(analysis),
             verdict=analysis.verdict,
+            findings=analysis.findings,
+            rules=len(RULES),
+            usage=analysis.usage,
+            target=analysis.target,
+            device=analysis.device,
             tables={name: tables.markdown(table) for name, table in _tables(analysis).items() if name != "runs"},
             kind=analysis.loaded.kind,
             notes=[tables.plain_text(note) for note in analysis.notes],
@@ -140,7 +150,7 @@ def _title(analysis: Analysis) -> str:
 def _numbers(analysis: Analysis) -> list[dict[str, Any]]:
     """Return the three numbers at the top: those of the world size that the verdict is about."""
     measured = [row for row in analysis.rows if known(row["total_fps"])]
-    if not measured:
+    if not measured or analysis.verdict.world_size is None:
         return []
     first = measured[0]
     last = next(row for row in measured if row["world_size"] == analysis.verdict.world_size)
@@ -170,7 +180,11 @@ def _tables(analysis: Analysis) -> dict[str, tables.Table]:
         tables.parts(rows, device),
         tables.losses(rows, device),
         tables.between_ranks(rows, device),
-        tables.resources(rows, device),
+        tables.serial([row for row in rows if known(row["serial_fraction"])], analysis.loaded.kind, device),
+        tables.laws(analysis.laws),
+        tables.learning(rows, analysis.loaded.kind, device, analysis.target.threshold),
+        tables.resources(rows, device, analysis.usage["currency"]),
+        tables.findings(analysis.findings),
         tables.runs(every[:MAX_RUN_ROWS]),
     ]
     return {table.name: table for table in made}

@@ -9,17 +9,24 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paceline.analysis import tables
+from paceline.analysis.checks import RULES, check_table
+from paceline.analysis.finding import Finding
+from paceline.analysis.lawtable import LAW_COLUMNS, LAWS, law_rows, shown_laws
+from paceline.analysis.learning import Target
 from paceline.analysis.load import Loaded, load_study
 from paceline.analysis.provenance import provenance
-from paceline.analysis.scaling import planned_sizes, scaling_table
+from paceline.analysis.runrows import RUN_COLUMNS, label, missing_rows, plain, run_rows
+from paceline.analysis.scaling import scaling_table, study_target
+from paceline.analysis.study_table import study_table
 from paceline.analysis.summary import RunArrays, run_arrays, summarise
 from paceline.analysis.units import known
-from paceline.analysis.verdict import Verdict, verdict
+from paceline.analysis.usage import price, usage
+from paceline.analysis.verdict import Verdict, checked, verdict
 from paceline.bench.errors import RecordError
 from paceline.bench.rundir import StudyDir
 
@@ -31,18 +38,31 @@ REPORT_SCHEMA = "paceline.report/1"
 
 
 class Analysis:
-    """Everything that was computed about one study. ``data`` is what ``paceline report --format json`` prints."""
+    """Everything that was computed about one study. ``data`` is what ``paceline report --format json`` prints.
 
-    def __init__(self, loaded: Loaded) -> None:
+    Args:
+        loaded: The study.
+        reward: Reward that counts as reached, for the time to reward; chosen from the curves if not given.
+    """
+
+    def __init__(self, loaded: Loaded, reward: float | None = None) -> None:
         self.loaded = loaded
         self.arrays: dict[int, RunArrays] = run_arrays(loaded)
         self.summaries: pd.DataFrame = summarise(loaded, self.arrays)
-        self.scaling: pd.DataFrame = scaling_table(loaded, self.summaries, self.arrays)
-        self.rows: list[dict[str, Any]] = [_plain(row) for row in self.scaling.to_dict("records")]
-        self.runs: list[dict[str, Any]] = _run_rows(loaded, self.summaries)
-        self.missing: list[dict[str, Any]] = _missing(loaded)
+        self.scaling: pd.DataFrame = scaling_table(loaded, self.summaries, self.arrays, reward)
+        self.target: Target = study_target(loaded, self.summaries, self.arrays, reward)
+        self.rows: list[dict[str, Any]] = [plain(row) for row in self.scaling.to_dict("records")]
+        self.runs: list[dict[str, Any]] = run_rows(loaded, self.summaries)
+        self.missing: list[dict[str, Any]] = missing_rows(loaded)
         self.device: str = _device(loaded)
-        self.verdict: Verdict = verdict(loaded.kind, self.device, self.rows, len(loaded.runs))
+        self.findings: list[Finding] = check_table(study_table(loaded, self.arrays, self.summaries))
+        self.laws: list[dict[str, Any]] = [plain(row) for row in _laws(loaded, self.rows, self.runs)]
+        cost, self._no_cost = price(loaded)
+        self.usage: dict[str, Any] = usage(loaded, cost)
+        drawn = {label(run) for run in self.runs if run["counts"] and not run["flags"]}
+        self.verdict: Verdict = checked(
+            verdict(loaded.kind, self.device, self.rows, len(loaded.runs)), self.findings, drawn, len(RULES)
+        )
         self.provenance: dict[str, Any] = provenance(loaded)
         self.notes: list[str] = _notes(self)
 
@@ -56,7 +76,11 @@ class Analysis:
             "kind": self.loaded.kind,
             "device": self.device,
             "verdict": {"tone": shown.tone, "headline": shown.headline, "details": list(shown.details)},
+            "findings": [finding.to_json() for finding in self.findings],
             "scaling": self.rows,
+            "laws": self.laws,
+            "reward_target": self.target.to_json(),
+            "usage": self.usage,
             "runs": [*self.runs, *self.missing],
             "notes": self.notes,
             "provenance": {key: value for key, value in self.provenance.items() if key not in ("study", "scripts")},
@@ -69,7 +93,7 @@ def report_data(study_dir: str | Path) -> dict[str, Any]:
 
 
 def write_report(study_dir: Path) -> Path:
-    """Write report/{index.html,report.md,scaling.csv,runs.csv,report.json} and return the path of index.html.
+    """Write the files of report/ (index.html, report.md, report.json, CSV tables) and return the path of index.html.
 
     Raises:
         RecordError: The folder is no study folder, or the report cannot be written there.
@@ -86,6 +110,8 @@ def write_analysis(analysis: Analysis) -> Path:
     files = {
         "scaling.csv": _csv(analysis.rows, list(analysis.scaling.columns)),
         "runs.csv": _csv([*analysis.runs, *analysis.missing], RUN_COLUMNS),
+        "laws.csv": _csv(analysis.laws, LAW_COLUMNS),
+        "findings.csv": _csv([tables.finding_row(finding) for finding in analysis.findings], FINDING_COLUMNS),
         "report.json": json.dumps(analysis.data, indent=1, allow_nan=False, default=str) + "\n",
         "report.md": markdown(analysis, made),
         "index.html": html(analysis, made),
@@ -99,69 +125,17 @@ def write_analysis(analysis: Analysis) -> Path:
     return folder / "index.html"
 
 
-RUN_COLUMNS = [
-    *("world_size", "repeat", "attempt", "kind", "status", "cause", "message", "counts", "why_not", "flags", "note"),
-    *("total_fps", "collection_fps", "iteration_time_s", "iteration_median_s", "iteration_p95_s"),
-    *("step_fps", "step_inference_fps", "sync_iteration_s", "rank_spread_pct", "slowest_rank", "iterations_measured"),
-    *(
-        "power_w",
-        "gpu_util_pct",
-        "throttled_share",
-        "final_reward",
-        "wall_s",
-        "start_unix_s",
-        "job_id",
-        "nodes",
-        "case_id",
-    ),
-]
+FINDING_COLUMNS = ("severity", "id", "message", "advice", "rows")
 
 
-def _run_rows(loaded: Loaded, summaries: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return one dict per attempt: what was asked for, what became of it, and its numbers if it has any."""
-    numbers = {int(str(run)): _plain(row) for run, row in summaries.to_dict("index").items()}
-    rows = []
-    for run, asked in loaded.runs.to_dict("index").items():
-        row = {str(key): value for key, value in asked.items()} | numbers.get(int(str(run)), {})
-        flags = row.get("flags") or []
-        reasons = [*flags, row.get("warmup_note") if row.get("counts") else None]
-        if row["status"] != "completed":
-            reasons.insert(0, f"{row.get('cause') or 'cause unknown'}: {row.get('message') or 'no message'}")
-        elif not row["counts"]:
-            reasons.insert(0, row["why_not"])
-        row["flags"] = "; ".join(flags) or None
-        row["note"] = "; ".join(reason for reason in reasons if reason) or None
-        rows.append(_plain({key: row.get(key) for key in RUN_COLUMNS}))
-    return sorted(rows, key=lambda row: (row["world_size"] or 0, _first(row["repeat"]), row["attempt"] or 0))
-
-
-def _first(value: Any) -> int:
-    return -1 if value is None else int(value)
-
-
-def _missing(loaded: Loaded) -> list[dict[str, Any]]:
-    """Return one row for each planned repeat that has no run at all."""
-    repeats = loaded.study.get("repeats")
-    if not isinstance(repeats, int):
+def _laws(loaded: Loaded, rows: list[dict[str, Any]], runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of the law table from the runs on the curve; empty for studies that are no scaling curve."""
+    if loaded.kind not in LAWS:
         return []
-    own = loaded.runs[loaded.runs["kind"].isin(("strong", "weak"))]
-    have = {(int(size), int(repeat)) for size, repeat in zip(own["world_size"], own["repeat"], strict=True)}
-    empty = dict.fromkeys(RUN_COLUMNS)
-    note = "planned, no run in the folder"
-    return [
-        {
-            **empty,
-            "world_size": size,
-            "repeat": repeat,
-            "kind": loaded.kind,
-            "status": "missing",
-            "note": note,
-            "counts": False,
-        }
-        for size in planned_sizes(loaded.study)
-        for repeat in range(min(repeats, 1000))
-        if (size, repeat) not in have
-    ]
+    sizes = [row["world_size"] for row in rows if row["repeats"]]
+    drawn = [run for run in runs if run["counts"] and not run["flags"] and known(run["total_fps"])]
+    repeats = [[run["total_fps"] for run in drawn if run["world_size"] == size] for size in sizes]
+    return shown_laws(law_rows("strong" if loaded.kind == "strong" else "weak", sizes, repeats))
 
 
 def _device(loaded: Loaded) -> str:
@@ -171,27 +145,28 @@ def _device(loaded: Loaded) -> str:
 
 def _notes(analysis: Analysis) -> list[str]:
     """Return what a reader must know before believing a number, one sentence each."""
-    notes = list(analysis.provenance["differences"])
+    found = {finding.id for finding in analysis.findings}
+    notes = [] if found & {"F-HW", "F-VERSION", "F-BATCH"} else list(analysis.provenance["differences"])
     for run in analysis.runs:
         where = f"World size {run['world_size']}, repeat {run['repeat']}"
         if run["counts"] and run["flags"]:
             notes.append(f"{where}: {run['flags']}. Drawn hollow, left out of the curve.")
         elif run["counts"] and run["note"]:
             notes.append(f"{where}: {run['note']}.")
+    limited = {row["world_size"]: row["power_limited_pct"] for row in analysis.rows if row["power_limited_pct"]}
+    if limited:
+        shares = ", ".join(f"{share:.0f}\u202f% at world size {size}" for size, share in limited.items())
+        notes.append(
+            f"GPUs at their power limit (share of the samples: {shares}): the normal state of a GPU at work, so these "
+            "runs count; another limit would give other numbers."
+        )
+    if analysis._no_cost:
+        notes.append(analysis._no_cost)
     single = [row["world_size"] for row in analysis.rows if row["repeats"] == 1]
     if single:
         sizes = ", ".join(map(str, single))
         notes.append(f"n=1, no interval at world size {sizes}: differences there may be noise.")
     return [*notes, *analysis.loaded.warnings]
-
-
-def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return a row with Python numbers, None in place of what is not known."""
-    out: dict[str, Any] = {}
-    for key, value in row.items():
-        item = value.item() if hasattr(value, "item") else value
-        out[str(key)] = item if known(item) else None
-    return out
 
 
 def _csv(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:

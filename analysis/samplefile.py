@@ -30,10 +30,12 @@ SAMPLE_COLUMNS = ("source", "name", "t_s", "cpu_pct", "threads", "rss_bytes", *G
 # Reasons for a lower clock that are a choice or an idle GPU, not a limit that it ran into.
 NO_THROTTLE = frozenset({"none", "gpu_idle", "applications_clocks_setting", "sync_boost", "display_clock_setting"})
 
+# A GPU that draws all the power it may is in the normal state of a data-centre GPU at work: worth a note, no fault.
+POWER_LIMIT = frozenset({"sw_power_cap"})
+
 _NO_GPU = (None,) * len(GPU_KEYS)
 _NO_NODE = (None,) * len(NODE_KEYS)
-# Patterns that start with plain text are searched for quickly.
-_THROTTLED = re.compile(rb'"throttle": ?\[ ?"')
+# A pattern that starts with plain text is searched for quickly.
 _FOREIGN = re.compile(rb'"foreign_processes": ?[1-9]')
 
 
@@ -65,7 +67,8 @@ def read_samples(path: Path, keep_every: int = 1) -> SamplesFile:
     Args:
         path: The file.
         keep_every: Of the seconds in which nothing notable happened, read every so-manieth only. The first and the last
-            second, and each with a throttled GPU or a foreign process, are always read.
+            second, and each with a foreign process, are always read. Throttled seconds are not: picking them would
+            enlarge their share.
     """
     try:
         data = path.read_bytes()
@@ -79,13 +82,13 @@ def read_samples(path: Path, keep_every: int = 1) -> SamplesFile:
     except ValueError as error:
         raise RecordError(f"{path}: line 1 is not valid JSON") from error
     require_schema(header, SAMPLES_SCHEMA, str(path))
-    notable = bool(keep_every > 1 and (_FOREIGN.search(data) or _THROTTLED.search(data)))
+    notable = keep_every > 1 and b'"foreign_processes":' in data and _FOREIGN.search(data) is not None
     rows: list[tuple[Any, ...]] = []
     bad = 0
     node = str(header.get("node", path.stem.removeprefix("samples-")))
     for number, line in enumerate(lines[1:]):
         regular = number % keep_every == 0 or number == len(lines) - 2
-        if not regular and not (notable and (_FOREIGN.search(line) or _THROTTLED.search(line))):
+        if not regular and not (notable and _FOREIGN.search(line)):
             continue
         try:
             _add(rows, json.loads(line), node)

@@ -10,14 +10,19 @@ per rank) S is the scaled speed-up. It is not POP's parallel efficiency.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from paceline.analysis.counting import CURVE_KINDS
+from paceline.analysis.lawtable import LAWS, serial_fractions
+from paceline.analysis.learning import COLUMNS as LEARNING
+from paceline.analysis.learning import Curve, Target, curve_of, learning_row, target_of
 from paceline.analysis.load import Loaded
 from paceline.analysis.phases import POP, attribution, phase_row, pop_row
 from paceline.analysis.stats import NOT_KNOWN, Estimate, median_interval, ratio_interval
 from paceline.analysis.summary import RATES, SPLIT, RunArrays, run_arrays, summarise
+from paceline.analysis.table import Mode
+from paceline.analysis.usage import price, rank_hours
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +49,11 @@ FURTHER_COLUMNS = (
         "energy_j_per_million_frames",
         "final_reward",
         "gpu_hours",
+        "serial_fraction",
+        "incremental_efficiency",
     ),
+    *("power_limited_pct", "frames_per_joule", "cost_per_million_frames", "cost"),
+    *LEARNING,
 )
 _PROBLEM = (
     *("num_nodes", "num_envs", "num_envs_per_rank", "global_batch", "minibatch_size_per_rank"),
@@ -53,7 +62,10 @@ _PROBLEM = (
 
 
 def scaling_table(
-    loaded: Loaded, summaries: pd.DataFrame | None = None, arrays: Mapping[int, RunArrays] | None = None
+    loaded: Loaded,
+    summaries: pd.DataFrame | None = None,
+    arrays: Mapping[int, RunArrays] | None = None,
+    reward: float | None = None,
 ) -> pd.DataFrame:
     """Return one row per world size: CONTRACT_COLUMNS, then FURTHER_COLUMNS (docs/report.md explains each).
 
@@ -61,6 +73,7 @@ def scaling_table(
         loaded: The study.
         summaries: What ``summarise`` returned for it; computed if not given.
         arrays: What ``run_arrays`` returned for it, likewise.
+        reward: Reward that counts as reached; chosen if not given (learning.py).
 
     A world size without any number is a row too; its numbers are missing (None) and ``status`` says why.
     """
@@ -70,11 +83,12 @@ def scaling_table(
         arrays = run_arrays(loaded)
     if summaries is None:
         summaries = summarise(loaded, arrays)
-    clean = summaries[summaries["flags"].map(len) == 0]
-    sizes = loaded.runs["world_size"].reindex(clean.index)
-    groups = {size: clean[sizes == size] for size in _sizes(loaded)}
+    groups = _groups(loaded, summaries)
+    learnt = learning_curves(groups, arrays)
+    target = reward_target(learnt, reward)
+    cost, _ = price(loaded)
     reference: dict[str, Any] | None = None
-    rows = []
+    rows: list[dict[str, Any]] = []
     for size, group in groups.items():
         row = _describe(loaded, size, len(group))
         blocks = [arrays[int(run)] for run in group.index]
@@ -84,10 +98,59 @@ def scaling_table(
             reference = reference or own  # sizes ascend: the first with a number
             row |= _measure(group, own, reference)
             row |= pop_row(blocks, own, reference)
+            row |= learning_row(learnt[size], learnt[reference["world_size"]], target, row["speedup"])
+        if cost is not None:
+            row["cost"] = cost.gpu_hour * row["gpu_hours"]
+            if row.get("total_fps"):
+                row["cost_per_million_frames"] = cost.gpu_hour * size / 3600.0 / row["total_fps"] * 1e6
         rows.append(row)
+    _add_serial_fractions(loaded.kind, [row for row in rows if row.get("total_fps")])
     frame = pd.DataFrame(rows, columns=[*CONTRACT_COLUMNS, *FURTHER_COLUMNS], dtype=object)
     # object, so that whole numbers stay whole and None is neither NaN nor 0
     return frame.where(frame.notna(), None)
+
+
+def _groups(loaded: Loaded, summaries: pd.DataFrame) -> dict[int, pd.DataFrame]:
+    """Return the summaries of the runs on the curve by world size: those that count and are not flagged."""
+    clean = summaries[summaries["flags"].map(len) == 0]
+    sizes = loaded.runs["world_size"].reindex(clean.index)
+    return {size: clean[sizes == size] for size in _sizes(loaded)}
+
+
+Learnt = Mapping[int, Sequence[tuple[float, Curve]]]
+
+
+def learning_curves(groups: Mapping[int, pd.DataFrame], arrays: Mapping[int, RunArrays]) -> Learnt:
+    """Return by world size the throughput of each run that reported rewards, and what it learnt."""
+    return {
+        size: [
+            (float(rate), curve)
+            for run, rate in group["total_fps"].items()
+            if (curve := curve_of(arrays[int(str(run))])) is not None
+        ]
+        for size, group in groups.items()
+    }
+
+
+def reward_target(learnt: Learnt, stated: float | None = None) -> Target:
+    """Return the reward that counts as reached."""
+    return target_of({size: [curve for _, curve in own] for size, own in learnt.items()}, stated)
+
+
+def study_target(
+    loaded: Loaded, summaries: pd.DataFrame, arrays: Mapping[int, RunArrays], stated: float | None = None
+) -> Target:
+    """Return the reward that the scaling table of a study counts as reached."""
+    return reward_target(learning_curves(_groups(loaded, summaries), arrays), stated)
+
+
+def _add_serial_fractions(kind: str, measured: Sequence[dict[str, Any]]) -> None:
+    if kind not in LAWS or not measured:
+        return
+    mode: Mode = "strong" if kind == "strong" else "weak"
+    fractions = serial_fractions(mode, [row["world_size"] for row in measured], [row["total_fps"] for row in measured])
+    for row, found in zip(measured, fractions, strict=True):
+        row |= found
 
 
 def planned_sizes(study: Mapping[str, Any]) -> list[int]:
@@ -119,7 +182,7 @@ def _describe(loaded: Loaded, size: int, repeats: int) -> dict[str, Any]:
         "repeats_planned": planned if isinstance(planned, int) else None,
         "runs_failed": int(own["status"].isin(("failed", "interrupted", "unreadable")).sum()),
         "runs_flagged": len(counted) - repeats,
-        "gpu_hours": float(own["wall_s"].dropna().astype(float).sum()) * size / 3600.0,
+        "gpu_hours": rank_hours(own),
         **{name: _common(counted if len(counted) else own, name) for name in _PROBLEM},
     }
     _planned_envs(row, loaded.study, size)
@@ -144,6 +207,9 @@ def _measure(group: pd.DataFrame, own: Mapping[str, Any], reference: Mapping[str
     row |= {name: _mean(group, name) for name in ("rank_spread_pct", "gpu_util_pct", "power_w", "final_reward")}
     if row["power_w"] is not None:
         row["energy_j_per_million_frames"] = row["power_w"] / row["total_fps"] * 1e6
+        row["frames_per_joule"] = row["total_fps"] / row["power_w"] if row["power_w"] else None
+    share = _mean(group, "power_limited_share")
+    row["power_limited_pct"] = None if share is None else 100.0 * share
     return row
 
 

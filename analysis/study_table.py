@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from paceline.analysis.check_rules_conditions import matters
@@ -12,6 +12,9 @@ from paceline.analysis.load import Loaded, load_study
 from paceline.analysis.stats import mser5
 from paceline.analysis.summary import RunArrays, run_arrays, summarise
 from paceline.analysis.table import Floats, Mode, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _FROM_CASE = (
     "world_size",
@@ -46,13 +49,18 @@ def read_study(path: Path) -> Table:
     return study_table(load_study(path))
 
 
-def study_table(loaded: Loaded) -> Table:
+def study_table(
+    loaded: Loaded, arrays: Mapping[int, RunArrays] | None = None, summaries: pd.DataFrame | None = None
+) -> Table:
     """Return the runs of a loaded study: those that count, and those that were tried and have no number.
 
-    Row labels are ``<case_id>/attempt-<n>``. Scope: job.
+    Row labels are ``<case_id>/attempt-<n>``. Scope: job. ``arrays`` and ``summaries`` are what ``run_arrays`` and
+    ``summarise`` return for the study, computed if not given.
     """
-    arrays = run_arrays(loaded)
-    summaries = summarise(loaded, arrays)
+    if arrays is None:
+        arrays = run_arrays(loaded)
+    if summaries is None:
+        summaries = summarise(loaded, arrays)
     kept = [
         number
         for number, row in enumerate(loaded.runs.to_dict("records"))
@@ -84,7 +92,12 @@ def study_table(loaded: Loaded) -> Table:
 
 
 def _floats(values: Iterable[Any]) -> Floats:
-    return np.array([np.nan if value is None else float(value) for value in values], dtype=np.float64)
+    return np.array([_number(value) for value in values], dtype=np.float64)
+
+
+def _number(value: Any) -> float:
+    """Return a value of a record as a number, NaN if it is none."""
+    return float(value) if isinstance(value, int | float) else np.nan
 
 
 def _row(loaded: Loaded, number: int, summary: dict[str, Any]) -> dict[str, Any]:
@@ -92,8 +105,9 @@ def _row(loaded: Loaded, number: int, summary: dict[str, Any]) -> dict[str, Any]
     run = loaded.runs.loc[number]
     headers = loaded.headers.get(number) or []
     row: dict[str, Any] = {name: run[name] for name in _FROM_CASE}
-    problem = headers[0].get("problem", {}) if headers else {}
-    row |= {name: problem.get(name) for name in _FROM_PROBLEM}
+    problem = headers[0].get("problem") if headers else None
+    if isinstance(problem, dict):
+        row |= {name: _number(problem.get(name)) for name in _FROM_PROBLEM}
     row |= {
         "task": run["task"] or "",
         "library": run["trainer"] or "",

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from paceline.analysis.finding import Finding
 from paceline.analysis.summary import SPLIT
 from paceline.analysis.units import NONE, interval, known, show
 
@@ -119,8 +120,8 @@ def between_ranks(rows: Sequence[Row], device: str) -> Table:
     return Table("between_ranks", "Between ranks", tuple(columns), tuple(rows))
 
 
-def resources(rows: Sequence[Row], device: str) -> Table:
-    """Return what each world size used."""
+def resources(rows: Sequence[Row], device: str, currency: str | None = None) -> Table:
+    """Return what each world size used; with costs if the cluster profile has a price."""
     cuda = device == "cuda"
     columns = [Column("world_size", "GPUs" if cuda else "Ranks", "plain")]
     if cuda:
@@ -128,12 +129,88 @@ def resources(rows: Sequence[Row], device: str) -> Table:
             Column("gpu_util_pct", "GPU use %", "pct"),
             Column("power_w", "Power W, all GPUs", "count"),
             Column("energy_j_per_million_frames", "Energy J per million frames", "number"),
+            Column("frames_per_joule", "Frames per joule", "count"),
+        ]
+        if any(row.get("power_limited_pct") for row in rows):
+            columns.append(Column("power_limited_pct", "At power limit, % of samples", "pct"))
+    columns.append(Column("gpu_hours", "GPU-hours, all attempts" if cuda else "Rank-hours, all attempts", "hours"))
+    if currency is not None:
+        columns += [
+            Column("cost_per_million_frames", f"{currency} per million frames", "number"),
+            Column("cost", f"{currency}, all attempts", "number"),
+        ]
+    return Table("resources", "Resources", tuple(columns), tuple(rows))
+
+
+def learning(rows: Sequence[Row], kind: str, device: str, threshold: float | None) -> Table:
+    """Return the time to reward: throughput speed-up, statistical efficiency, and their product."""
+    columns = [
+        Column("world_size", "GPUs" if device == "cuda" else "Ranks", "plain"),
+        Column("global_batch", "Global batch", "count"),
+        Column("optimizer_steps_per_iteration", "Optimiser steps per iteration", "count"),
+        Column("minibatch_size_per_rank", "Mini-batch per rank", "count"),
+    ]
+    if threshold is not None:
+        columns += [
+            Column("frames_to_reward", "Frames to reward", "large"),
+            Column("runs_reaching_reward", "Runs reaching it", "plain"),
+            Column("time_to_reward_s", "Time to reward s", "number"),
+            Column("speedup", "Speed-up" if kind == "strong" else "Scaled speed-up", "ratio", bounds=True),
+            Column("statistical_efficiency", "\u00d7 statistical efficiency", "ratio", bounds=True),
+            Column("time_to_reward_speedup", "= speed-up in time to reward", "ratio", bounds=True),
         ]
     columns += [
+        Column("mean_reward", "Mean reward, equal frames", "number"),
         Column("final_reward", "Final reward", "number"),
-        Column("gpu_hours", "GPU-hours, all attempts" if cuda else "Rank-hours, all attempts", "hours"),
     ]
-    return Table("resources", "Resources", tuple(columns), tuple(rows))
+    return Table("learning", "Time to reward", tuple(columns), tuple(rows))
+
+
+def serial(rows: Sequence[Row], kind: str, device: str) -> Table:
+    """Return the serial fraction that each point shows, and the efficiency of each step between points."""
+    name = "Karp\u2013Flatt serial fraction" if kind == "strong" else "Scaled serial fraction"
+    columns = (
+        Column("world_size", "GPUs" if device == "cuda" else "Ranks", "plain"),
+        Column("serial_fraction", name, "fraction"),
+        Column("incremental_efficiency", "Incremental efficiency %", "percent"),
+    )
+    return Table("serial", name, columns, tuple(rows))
+
+
+def laws(rows: Sequence[Row]) -> Table:
+    """Return what the scaling laws say, or why they cannot be fitted."""
+    columns = (
+        Column("law", "Law", "text"),
+        Column("parameter", "Parameter", "text"),
+        Column("value", "Value", "fraction", bounds=True),
+        Column("leave_one_out_low", "Leave one out, least", "fraction"),
+        Column("leave_one_out_high", "Leave one out, most", "fraction"),
+        Column("rms_log_residual", "Residual %", "percent"),
+        Column("peak_world_size", "Peak at N", "number"),
+        Column("next_world_size", "Extrapolated to N", "plain"),
+        Column("next_speedup", "Speed-up there", "ratio", bounds=True),
+        Column("reason", "Not identifiable because", "text"),
+    )
+    # The interval of the value lies under low and high.
+    shown = tuple({**row, "value_low": row["low"], "value_high": row["high"]} for row in rows)
+    return Table("laws", "Scaling laws", columns, shown)
+
+
+def finding_row(finding: Finding) -> dict[str, str]:
+    """Return a finding as a row of text, ``rows`` joined by spaces."""
+    return {**finding.to_json(), "rows": " ".join(map(str, finding.rows))}
+
+
+def findings(found: Sequence[Finding]) -> Table:
+    """Return what the honesty checks found, errors first."""
+    columns = (
+        Column("severity", "Severity", "text"),
+        Column("id", "Check", "text"),
+        Column("message", "What", "text"),
+        Column("advice", "What to do", "text"),
+        Column("rows", "Runs", "text"),
+    )
+    return Table("findings", "Findings", columns, tuple(finding_row(finding) for finding in found))
 
 
 def runs(rows: Sequence[Row]) -> Table:

@@ -40,8 +40,11 @@ FORMATS: dict[str, Callable[[float], str]] = {
     "plain": lambda v: f"{v:.0f}",
     "fps": lambda v: significant(v, 3) if abs(v) < 1000 else f"{v:,.0f}",
     "ratio": lambda v: f"{v:.2f}",
+    "precise": lambda v: f"{v:.3f}",  # a ratio near 1
+    "signed": lambda v: ("+" if v > 0 else "\u2212" if v < 0 else "") + significant(abs(v)),
     "percent": lambda v: f"{v * 100:.1f}",  # from a fraction
     "pct": lambda v: f"{v:.1f}",  # from a percentage
+    "fraction": lambda v: f"{v:.3f}",
     "points": lambda v: _signed(v * 100),  # of efficiency, from a fraction
     "large": _large,  # 3.67 M
     "ms": lambda v: significant(v * 1e3),  # from seconds

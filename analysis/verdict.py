@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
+from paceline.analysis.finding import Finding
 from paceline.analysis.summary import SPLIT
 from paceline.analysis.units import interval, known, ranks, show
 
@@ -55,6 +57,34 @@ def verdict(kind: str, device: str, rows: Sequence[Row], runs: int) -> Verdict:
     return Verdict(tone, headline, (*found, *details), last["world_size"])
 
 
+def checked(found: Verdict, findings: Sequence[Finding], drawn: AbstractSet[int | str], rules: int) -> Verdict:
+    """Return the verdict as the checks allow it: none at all if an error touches a run on the curve.
+
+    Args:
+        found: The verdict on the numbers alone.
+        findings: What the checks found.
+        drawn: Labels of the runs on the curve; errors of other runs are no objection, since those are left out.
+        rules: Number of rules that looked.
+    """
+    if found.world_size is None:
+        return found
+    errors = [finding for finding in findings if finding.severity == "error"]
+    serious = [finding for finding in errors if drawn & set(finding.rows)]
+    if serious:
+        first = serious[0]
+        more = f" ({len(serious) - 1} more below)" if len(serious) > 1 else ""
+        headline = f"No verdict: {first.message}{more}."
+        details = (f"What the numbers alone would say: {found.headline}", first.advice)
+        return Verdict("none", headline, details)
+    if not findings:
+        said = f"{rules} checks found nothing wrong."
+    else:
+        counts = [(len(errors), "error"), (len(findings) - len(errors), "warning")]
+        parts = [f"{count} {word}{'s' * (count > 1)}" for count, word in counts if count]
+        said = f"The checks found {' and '.join(parts)}, listed below."
+    return Verdict(found.tone, found.headline, (*found.details, said), found.world_size)
+
+
 def _headline(kind: str, device: str, first: Row, last: Row) -> tuple[str, str]:
     many, few = ranks(last["world_size"], device), ranks(first["world_size"], device)
     if first["world_size"] > 1:
@@ -76,7 +106,7 @@ def _headline(kind: str, device: str, first: Row, last: Row) -> tuple[str, str]:
         )
     if high < 1.0:
         return "worse", f"{many} {work} slower than {few}: {times} times its throughput ({bounds}), {efficiency}."
-    scaled = "" if kind == "strong" else " (scaled speed-up: the batch grows with the number of ranks)"
+    scaled = "" if kind == "strong" else " (scaled speed-up: the batch grows)"
     return "better", f"{many} {work} {times} times as fast as {few} ({bounds}), {efficiency}{scaled}."
 
 
@@ -118,9 +148,21 @@ def _loss(last: Row, device: str) -> tuple[str, ...]:
 
 
 def _learning(kind: str, measured: Sequence[Row], device: str) -> tuple[str, ...]:
+    first, last = measured[0], measured[-1]
+    total = last.get("time_to_reward_speedup")
+    if known(total) and known(last.get("statistical_efficiency")):
+        product = f"{show(last['speedup'], 'ratio')} \u00d7 {show(last['statistical_efficiency'], 'ratio')}"
+        low, high = last["time_to_reward_speedup_low"], last["time_to_reward_speedup_high"]
+        bounds = interval(low, high, "ratio")
+        unclear = ": inconclusive" if bounds and low <= 1.0 <= high else ""
+        judged = f" (95\u202f% interval {bounds}{unclear})" if bounds else ""
+        return (
+            f"{ranks(last['world_size'], device)} reach the same reward {show(total, 'ratio')} times as fast as "
+            f"{ranks(first['world_size'], device)}{judged}: throughput speed-up \u00d7 statistical efficiency = "
+            f"{product}.",
+        )
     if kind != "weak":
         return ()
-    first, last = measured[0], measured[-1]
     batches = (first["global_batch"], last["global_batch"])
     if not all(known(batch) for batch in batches):
         return ()

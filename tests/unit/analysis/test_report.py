@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from paceline.analysis.bundle import javascript
 from paceline.analysis.load import load_study
+from paceline.analysis.page import html
 from paceline.analysis.report import Analysis, report_data, terminal_table, write_report
 from paceline.bench.errors import RecordError
 from paceline.bench.rundir import StudyDir
@@ -78,13 +79,28 @@ def test_same_numbers_in_html_csv_and_json(study: Path) -> None:
             value = data["scaling"][number][key]
             assert text == ("" if value is None else str(value)), key
     compared = 0
-    for name in ("scaling", "rates", "parts", "losses", "between_ranks", "resources"):
-        for number, cells in enumerate(cells for cells in page.tables[name] if cells):
+    sized = ("scaling", "rates", "parts", "losses", "between_ranks", "resources", "serial", "learning")
+    for name in sized:
+        for cells in filter(None, page.tables[name]):
+            row = next(row for row in table if row["world_size"] == cells[0])
             for key, cell in zip(page.keys[name], cells, strict=True):
-                if key in table[number]:
-                    assert cell == table[number][key], (name, key)
+                if key in row:
+                    assert cell == row[key], (name, key)
                     compared += 1
-    assert compared > 90
+    assert compared > 130
+    for name, key_in_json in (("laws", "laws"), ("findings", "findings"), ("runs", "runs")):
+        with (report / f"{name}.csv").open(newline="") as stream:
+            listed = list(csv.DictReader(stream))
+        assert len(listed) == len(data[key_in_json])
+        for found, row in zip(data[key_in_json], listed, strict=True):
+            for key, text in row.items():
+                value = found[key] if not isinstance(found[key], list) else " ".join(map(str, found[key]))
+                assert text == ("" if value is None else str(value)), (name, key)
+        shown = [cells for cells in page.tables.get(name, []) if cells]
+        assert len(shown) == len(listed)
+        for cells, row in zip(shown, listed, strict=True):
+            assert cells == [row[key] for key in page.keys[name]], name
+    assert len(data["laws"]) == 3 and data["laws"][0]["law"] == "Amdahl" and data["laws"][0]["value"] > 0
     for key, exact in page.numbers.items():
         assert exact == table[-1][key]
     assert set(page.numbers) == {"speedup", "efficiency", "total_fps"}
@@ -108,7 +124,9 @@ def test_page_needs_no_network_and_stays_small(study: Path) -> None:
     path = StudyDir(study).report / "index.html"
     page = Page(path.read_text(encoding="utf-8"))
     assert path.stat().st_size < 3_000_000
-    assert sorted(set(page.fetched)) == ["#scaling", "report.json", "report.md", "runs.csv", "scaling.csv"]
+    assert sorted(set(page.fetched)) == [
+        *("#scaling", "findings.csv", "laws.csv", "report.json", "report.md", "runs.csv", "scaling.csv")
+    ]
     assert page.scripts == 3
 
 
@@ -205,8 +223,13 @@ def test_mixed_hardware_is_named(tmp_path: Path) -> None:
     run = StudyDir(tmp_path).run(case_of(recipe, 2, 0).case_id, 1)
     for path in run.rank_files():
         path.write_text(path.read_text().replace(recipe.gpu_name, "NVIDIA A100"))
-    notes = Analysis(load_study(tmp_path)).notes
-    assert "device differs between the runs of this curve: NVIDIA A100, NVIDIA H100 80GB HBM3." in notes
+    analysis = Analysis(load_study(tmp_path))
+    message = "GPU model differs: NVIDIA H100 80GB HBM3 / NVIDIA A100: the points are not of one curve"
+    assert [finding.message for finding in analysis.findings if finding.id == "F-HW"] == [message]
+    assert analysis.verdict.headline == f"No verdict: {message}." and analysis.verdict.tone == "none"
+    assert analysis.verdict.details[0].startswith("What the numbers alone would say: ")
+    page = Page(html(analysis, "now"))
+    assert page.numbers == {} and page.tables["findings"][1][:2] == ["error", "F-HW"]
 
 
 def test_report_that_cannot_be_written(study: Path, tmp_path: Path) -> None:
