@@ -22,10 +22,16 @@ _SHELL_NAMES = re.compile(
 # What the job script exports and the training reads, in any runtime.
 JOB_VARIABLES = (
     "PACELINE_RUN_DIR",
+    "PACELINE_NODE_DIR",
+    "PACELINE_WARM_DIR",
+    "PACELINE_CACHE_KEY",
+    "PACELINE_IMAGE_DIGEST",
     "PYTHONPATH",
     "PYTHONSAFEPATH",
     "PYTHONDONTWRITEBYTECODE",
     "PYTHONUNBUFFERED",
+    "PYTHONNOUSERSITE",
+    "PYTHONPYCACHEPREFIX",
     "ISAACSIM_ASSET_ROOT",
     "WARP_CACHE_PATH",
     "XDG_CACHE_HOME",
@@ -41,7 +47,6 @@ JOB_VARIABLES = (
 
 # A value from a file for one of these would be overwritten, or break the launch.
 RESERVED = frozenset(JOB_VARIABLES) | {
-    "PYTHONPYCACHEPREFIX",
     "CUDA_VISIBLE_DEVICES",
     "RANK",
     "LOCAL_RANK",

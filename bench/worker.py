@@ -12,8 +12,9 @@ from __future__ import annotations
 import os
 import sys
 
-from paceline.bench import hardware, levers
+from paceline.bench import caches, hardware, levers
 from paceline.bench.assignment import load_run
+from paceline.bench.campaignfile import CampaignDir
 from paceline.bench.errors import PacelineError
 from paceline.bench.measurement import Measurement
 from paceline.bench.rankfile import one_line
@@ -24,6 +25,10 @@ from paceline.bench.trainers.isaaclab import common_arguments, load_trainer, ran
 
 def work(run: RunDir, case: Case, applied: levers.Applied) -> int:
     """Train one rank as its case says, and return Isaac Lab's exit status."""
+    if CampaignDir.of_run(run.path) is not None:
+        from paceline.bench import campaignworker
+
+        return campaignworker.work(run, case, applied)
     trainer = load_trainer(case.trainer)
     # Isaac Lab and the trainers write below the current directory.
     output = run.path / "trainer"
@@ -49,6 +54,7 @@ def main() -> int:
     run, case = load_run()
     for name, value in case.environment:
         os.environ[name] = value
+    os.environ.update(caches.enter(rank_of_environment()[0]))  # libraries read these when they are loaded
     hardware.limit_threads(case.threads_per_rank)  # before torch is loaded: OpenMP reads its setting only then
     try:
         applied = levers.apply(case, rank_of_environment()[1])  # so do the allocators

@@ -42,13 +42,16 @@ if module == "paceline.bench.sentinel" and os.environ.get("STUB_STATUS"):
         result.write('{{\\n "status": "' + os.environ["STUB_STATUS"] + '"\\n}}\\n')
 """
 
-# Records its arguments, then runs what follows a word that only the real program would understand.
+# Records its arguments, then runs what follows the words that only the real program would understand: Python, or the
+# shell that is asked what the image is like.
 RUNTIME = """#!{python}
 import json, os, sys
+if sys.argv[1:3] == ["image", "inspect"]:
+    sys.exit(0)
 with open({log!r}, "a") as log:
     log.write(json.dumps([sys.argv, {{}}]) + "\\n")
-start = next(i for i, word in enumerate(sys.argv) if word == {command!r})
-os.execv({command!r}, sys.argv[start:])
+start = next(i for i, word in enumerate(sys.argv) if word in ({command!r}, "sh"))
+os.execvp(sys.argv[start], sys.argv[start:])
 """
 
 

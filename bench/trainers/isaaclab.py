@@ -88,7 +88,10 @@ def common_arguments(case: Case) -> list[str]:
     if case.engine_version.startswith("2."):
         rank, local_rank, _ = rank_of_environment()
         seed = case.seed + rank - local_rank
-        return ["--task", case.task, *sizes, "--seed", str(seed), "--distributed", "--headless"]
+        # One folder per rank for what Kit writes: two Kits that share one lock each other out of its databases.
+        kit = os.environ.get("PACELINE_KIT_ROOT")
+        kit_arguments = ["--kit_args", f"--portable-root={kit}"] if kit else []
+        return ["--task", case.task, *sizes, "--seed", str(seed), "--distributed", "--headless", *kit_arguments]
     arguments = ["--rl_library", case.trainer, "--task", case.task, *sizes, "--seed", str(case.seed), "--distributed"]
     arguments += ["--run_timestamp", "run", "--viz", "none"]
     return [*arguments, f"physics={case.physics}"] if case.physics else arguments

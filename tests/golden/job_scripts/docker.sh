@@ -66,6 +66,9 @@ finish() {
     set +e
     if [ -n "$interrupted" ]; then ended+=(--interrupted "$interrupted"); fi
     sentinel "${ended[@]}"
+    # An image that does not start cannot say so: then this node's own Python does, if it has one that is new enough.
+    if [ ! -e result.json ]; then python3 -m paceline.bench.sentinel "${ended[@]}"; fi
+    if [ -n "${NODE_DIR:-}" ]; then on_nodes timeout 60 rm -rf -- "$NODE_DIR"; fi
     if grep -q '"status": "completed"' result.json 2>/dev/null; then exit 0; fi
     if [ "$exit_code" -ne 0 ]; then exit "$exit_code"; fi
     exit 1
@@ -111,47 +114,108 @@ export WARP_CACHE_PATH="$CACHE_DIR/warp"
 export XDG_CACHE_HOME="$CACHE_DIR/xdg"
 export TORCHINDUCTOR_CACHE_DIR="$CACHE_DIR/inductor" TRITON_CACHE_DIR="$CACHE_DIR/triton"
 
+# ---- folders on the node: an image is read-only, and two ranks must not write to one cache -----------------------------
+
+on_nodes() { "$@"; }
+NODE_DIR=${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/paceline-$(id -u)-${SLURM_JOB_ID:-$$}-${SLURM_RESTART_COUNT:-0}
+case $NODE_DIR in
+    *[:,\"]*) fail "a colon, comma or quote in TMPDIR: this folder cannot be bound into a container: $NODE_DIR" ;;
+esac
+# The owner counts: where everybody may write, somebody else could have made a folder of this name.
+# shellcheck disable=SC2016 # the inner shell expands them
+on_nodes bash -c '{ mkdir -m 700 -- "$1" 2>/dev/null || { [ -d "$1" ] && [ ! -L "$1" ] && [ -O "$1" ]; }; } &&
+    mkdir -p -- "$1/home"' bash "$NODE_DIR" || fail "this folder cannot be made on every node: $NODE_DIR"
+export PACELINE_NODE_DIR="$NODE_DIR" PACELINE_WARM_DIR="$CACHE_DIR/warm"
+export PYTHONNOUSERSITE=1 # packages in the user's own ~/.local are none of the image's
+if [ "$(id -u)" = 0 ]; then export OMNI_KIT_ALLOW_ROOT=1; fi
+mounts=() # SOURCE:TARGET, for folders that the image writes to; known once it was asked
+
 # ---- where it runs --------------------------------------------------------------------------------------------------
 
 # Docker passes no variables on by itself. All GPUs are shown; CUDA_VISIBLE_DEVICES then picks those that Slurm gave.
-mkdir -p "$CACHE_DIR/home"
-export HOME="$CACHE_DIR/home" # the user has no home folder in the image
-variables=()
-for name in \
-    PACELINE_RUN_DIR \
-    PYTHONPATH \
-    PYTHONSAFEPATH \
-    PYTHONDONTWRITEBYTECODE \
-    PYTHONUNBUFFERED \
-    ISAACSIM_ASSET_ROOT \
-    WARP_CACHE_PATH \
-    XDG_CACHE_HOME \
-    TORCHINDUCTOR_CACHE_DIR \
-    TRITON_CACHE_DIR \
-    OMP_NUM_THREADS \
-    MKL_NUM_THREADS \
-    OPENBLAS_NUM_THREADS \
-    NUMEXPR_NUM_THREADS \
-    ACCEPT_EULA \
-    OMNI_KIT_ACCEPT_EULA \
-    HYDRA_FULL_ERROR \
-    HOME \
-    CUDA_VISIBLE_DEVICES $(compgen -A export SLURM_); do
-    if [ -n "${!name+set}" ]; then variables+=(--env "$name"); fi
-done
-here=(docker run --rm --init --network=host --ipc=host
-    --gpus=all
-    --user "$(id -u):$(id -g)"
-    --workdir "$RUN_DIR"
-    "${variables[@]}"
-    --volume /r:/r
-    --volume "$CACHE_DIR:$CACHE_DIR"
-    --volume /scratch:/scratch
-    --volume /data:/mnt/data:ro
-    --shm-size=8g
-    --entrypoint env
-    nvcr.io/nvidia/isaac-lab:2.3.2)
-everywhere=("${here[@]}")
+export HOME="$NODE_DIR/home" # the user has no home folder in the image
+enter() {
+    local name variables=()
+    for name in \
+        PACELINE_RUN_DIR \
+        PACELINE_NODE_DIR \
+        PACELINE_WARM_DIR \
+        PACELINE_CACHE_KEY \
+        PACELINE_IMAGE_DIGEST \
+        PYTHONPATH \
+        PYTHONSAFEPATH \
+        PYTHONDONTWRITEBYTECODE \
+        PYTHONUNBUFFERED \
+        PYTHONNOUSERSITE \
+        PYTHONPYCACHEPREFIX \
+        ISAACSIM_ASSET_ROOT \
+        WARP_CACHE_PATH \
+        XDG_CACHE_HOME \
+        TORCHINDUCTOR_CACHE_DIR \
+        TRITON_CACHE_DIR \
+        OMP_NUM_THREADS \
+        MKL_NUM_THREADS \
+        OPENBLAS_NUM_THREADS \
+        NUMEXPR_NUM_THREADS \
+        ACCEPT_EULA \
+        OMNI_KIT_ACCEPT_EULA \
+        HYDRA_FULL_ERROR \
+        HOME \
+        ISAACLAB_PATH \
+        OMNI_KIT_ALLOW_ROOT \
+        CUDA_VISIBLE_DEVICES $(compgen -A export SLURM_); do
+        if [ -n "${!name+set}" ]; then variables+=(--env "$name"); fi
+    done
+    here=(docker run --rm --init --interactive --network=host --ipc=host
+        --gpus=all
+        --user "$(id -u):$(id -g)"
+        --workdir "$RUN_DIR"
+        "${variables[@]}"
+        --volume /r:/r
+        --volume "$CACHE_DIR:$CACHE_DIR"
+        --volume "$NODE_DIR:$NODE_DIR"
+        "${mounts[@]/#/--volume=}"
+        --volume /scratch:/scratch
+        --volume /data:/mnt/data:ro
+        --shm-size=8g
+        --entrypoint env
+        nvcr.io/nvidia/isaac-lab:2.3.2)
+    everywhere=("${here[@]}")
+}
+
+# ---- the image: its Python and its layout are asked for, not assumed ---------------------------------------------------
+
+PACELINE_IMAGE_DIGEST=$(docker image inspect --format '{{.Id}}' nvcr.io/nvidia/isaac-lab:2.3.2 2>/dev/null || echo nvcr.io/nvidia/isaac-lab:2.3.2)
+export PACELINE_IMAGE_DIGEST
+enter
+# shellcheck disable=SC2016 # the image's shell expands them
+image_facts=$("${here[@]}" sh -c '
+    for python in /opt/isaaclab/bin/python /isaac-sim/python.sh /workspace/isaaclab/_isaac_sim/python.sh \
+        /opt/isaaclab-venv/bin/python "${VIRTUAL_ENV:-/none}/bin/python" "$(command -v python3)"; do
+        if [ -x "$python" ]; then echo "python $python"; break; fi
+    done
+    for folder in "${ISAACLAB_PATH:-/none}" /workspace/isaaclab; do
+        if [ -d "$folder/scripts" ]; then echo "isaaclab $folder"; break; fi
+    done
+    for folder in /isaac-sim/kit/cache /isaac-sim/kit/data /isaac-sim/kit/logs /workspace/isaaclab/logs \
+        /workspace/isaaclab/data_storage /var/cache/hub; do
+        if [ -d "$folder" ] && [ ! -w "$folder" ]; then echo "folder $folder"; fi
+    done' </dev/null) || fail "the image does not start (the lines above say why): "nvcr.io/nvidia/isaac-lab:2.3.2
+while read -r word value; do
+    case $word in
+        python) if [ "$PYTHON" = auto ]; then PYTHON=$value; fi ;;
+        isaaclab) export ISAACLAB_PATH="${ISAACLAB_PATH:-$value}" ;;
+        folder) mounts+=("$NODE_DIR/image$value:$value") ;;
+    esac
+done <<<"$image_facts"
+[ "$PYTHON" != auto ] || fail "no Python was found in the image; name it with python: in the cluster profile"
+if [ -n "${mounts[*]}" ]; then on_nodes mkdir -p -- "${mounts[@]%%:*}"; fi
+enter
+say "image $PACELINE_IMAGE_DIGEST, Python $PYTHON; in the place of folders in it: ${mounts[*]:-none}"
+PACELINE_CACHE_KEY=$("${here[@]}" "$PYTHON" -m paceline.bench.caches key </dev/null) || fail "the key of the kernel cache cannot be made"
+export PACELINE_CACHE_KEY PYTHONPYCACHEPREFIX="$CACHE_DIR/bytecode/$PACELINE_CACHE_KEY"
+unset PYTHONDONTWRITEBYTECODE # images come without compiled modules, and every rank would compile them anew
+enter
 
 if [ -n "$before" ] && [ ! -e "$before/result.json" ]; then
     # Nothing of that attempt lived long enough to say how it ended: its node went away.
@@ -190,4 +254,5 @@ while :; do
     kill -0 "$train_pid" 2>/dev/null || break
 done
 say "training ended at $(date -u +%Y-%m-%dT%H:%M:%SZ) with exit code $exit_code"
+if [ "$exit_code" = 0 ]; then "${here[@]}" "$PYTHON" -m paceline.bench.caches publish </dev/null || say "the kernel cache was not kept"; fi
 exit "$exit_code"

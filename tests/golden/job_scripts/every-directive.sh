@@ -89,12 +89,15 @@ finish() {
     set +e
     if [ -n "$interrupted" ]; then ended+=(--interrupted "$interrupted"); fi
     sentinel "${ended[@]}"
+    # An image that does not start cannot say so: then this node's own Python does, if it has one that is new enough.
+    if [ ! -e result.json ]; then python3 -m paceline.bench.sentinel "${ended[@]}"; fi
     # From here, outside any container: scontrol does not exist inside. The job id stays, the attempt is a new one.
     if [ -n "${SLURM_JOB_ID:-}" ] && [ "$attempt" -lt 3 ]; then
         case $interrupted in
             time_limit | preempted) grep -q '"status": "completed"' result.json || scontrol requeue "$SLURM_JOB_ID" ;;
         esac
     fi
+    if [ -n "${NODE_DIR:-}" ]; then on_nodes timeout 60 rm -rf -- "$NODE_DIR"; fi
     if grep -q '"status": "completed"' result.json 2>/dev/null; then exit 0; fi
     if [ "$exit_code" -ne 0 ]; then exit "$exit_code"; fi
     exit 1
@@ -147,18 +150,82 @@ export WARP_CACHE_PATH="$CACHE_DIR/warp"
 export XDG_CACHE_HOME="$CACHE_DIR/xdg"
 export TORCHINDUCTOR_CACHE_DIR="$CACHE_DIR/inductor" TRITON_CACHE_DIR="$CACHE_DIR/triton"
 
+# ---- folders on the node: an image is read-only, and two ranks must not write to one cache -----------------------------
+
+on_nodes() { "$@"; }
+NODE_DIR=${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/paceline-$(id -u)-${SLURM_JOB_ID:-$$}-${SLURM_RESTART_COUNT:-0}
+case $NODE_DIR in
+    *[:,\"]*) fail "a colon, comma or quote in TMPDIR: this folder cannot be bound into a container: $NODE_DIR" ;;
+esac
+# The owner counts: where everybody may write, somebody else could have made a folder of this name.
+# shellcheck disable=SC2016 # the inner shell expands them
+on_nodes bash -c '{ mkdir -m 700 -- "$1" 2>/dev/null || { [ -d "$1" ] && [ ! -L "$1" ] && [ -O "$1" ]; }; } &&
+    mkdir -p -- "$1/home"' bash "$NODE_DIR" || fail "this folder cannot be made on every node: $NODE_DIR"
+export PACELINE_NODE_DIR="$NODE_DIR" PACELINE_WARM_DIR="$CACHE_DIR/warm"
+export PYTHONNOUSERSITE=1 # packages in the user's own ~/.local are none of the image's
+if [ "$(id -u)" = 0 ]; then export OMNI_KIT_ALLOW_ROOT=1; fi
+mounts=() # SOURCE:TARGET, for folders that the image writes to; known once it was asked
+
 # ---- where it runs --------------------------------------------------------------------------------------------------
 
-# Apptainer passes the environment on. What jobs write lies in the study folder and the cache folder.
-here=(apptainer exec
-    --nv
-    --pwd "$RUN_DIR"
-    --bind /scratch/study
-    --bind "$CACHE_DIR"
-    --bind /scratch:/scratch
-    --bind /assets:/assets:ro
-    /shared/images/isaaclab-3.0.sif)
-everywhere=("${here[@]}")
+# Apptainer passes the environment on. What jobs write lies in the study folder, the cache folder and the node's folder.
+apptainer=$(command -v apptainer || command -v singularity) ||
+    fail "neither apptainer nor singularity is on PATH: name its module in the cluster profile (modules)"
+enter() {
+    here=("$apptainer" exec
+        --nv
+        --home "$NODE_DIR/home"
+        --pwd "$RUN_DIR"
+        --bind /scratch/study
+        --bind "$CACHE_DIR"
+        --bind "$NODE_DIR"
+        "${mounts[@]/#/--bind=}"
+        --bind /scratch:/scratch
+        --bind /assets:/assets:ro
+        /shared/images/isaaclab-3.0.sif)
+    everywhere=("${here[@]}")
+}
+
+# ---- the image: its Python and its layout are asked for, not assumed ---------------------------------------------------
+
+# The beginning of an image file holds its identity and the table of its contents; the whole of it would take a minute.
+if [ -f /shared/images/isaaclab-3.0.sif ]; then
+    PACELINE_IMAGE_DIGEST=$({ stat -Lc %s /shared/images/isaaclab-3.0.sif; head -c 1048576 /shared/images/isaaclab-3.0.sif; } | sha256sum | cut -c 1-16)
+elif [ -d /shared/images/isaaclab-3.0.sif ]; then
+    PACELINE_IMAGE_DIGEST=$(stat -Lc '%n %Y' /shared/images/isaaclab-3.0.sif /shared/images/isaaclab-3.0.sif/.singularity.d/* 2>/dev/null | sha256sum | cut -c 1-16)
+else
+    PACELINE_IMAGE_DIGEST=/shared/images/isaaclab-3.0.sif
+fi
+export PACELINE_IMAGE_DIGEST
+enter
+# shellcheck disable=SC2016 # the image's shell expands them
+image_facts=$("${here[@]}" sh -c '
+    for python in /opt/isaaclab/bin/python /isaac-sim/python.sh /workspace/isaaclab/_isaac_sim/python.sh \
+        /opt/isaaclab-venv/bin/python "${VIRTUAL_ENV:-/none}/bin/python" "$(command -v python3)"; do
+        if [ -x "$python" ]; then echo "python $python"; break; fi
+    done
+    for folder in "${ISAACLAB_PATH:-/none}" /workspace/isaaclab; do
+        if [ -d "$folder/scripts" ]; then echo "isaaclab $folder"; break; fi
+    done
+    for folder in /isaac-sim/kit/cache /isaac-sim/kit/data /isaac-sim/kit/logs /workspace/isaaclab/logs \
+        /workspace/isaaclab/data_storage /var/cache/hub; do
+        if [ -d "$folder" ] && [ ! -w "$folder" ]; then echo "folder $folder"; fi
+    done' </dev/null) || fail "the image does not start (the lines above say why): "/shared/images/isaaclab-3.0.sif
+while read -r word value; do
+    case $word in
+        python) if [ "$PYTHON" = auto ]; then PYTHON=$value; fi ;;
+        isaaclab) export ISAACLAB_PATH="${ISAACLAB_PATH:-$value}" ;;
+        folder) mounts+=("$NODE_DIR/image$value:$value") ;;
+    esac
+done <<<"$image_facts"
+[ "$PYTHON" != auto ] || fail "no Python was found in the image; name it with python: in the cluster profile"
+if [ -n "${mounts[*]}" ]; then on_nodes mkdir -p -- "${mounts[@]%%:*}"; fi
+enter
+say "image $PACELINE_IMAGE_DIGEST, Python $PYTHON; in the place of folders in it: ${mounts[*]:-none}"
+PACELINE_CACHE_KEY=$("${here[@]}" "$PYTHON" -m paceline.bench.caches key </dev/null) || fail "the key of the kernel cache cannot be made"
+export PACELINE_CACHE_KEY PYTHONPYCACHEPREFIX="$CACHE_DIR/bytecode/$PACELINE_CACHE_KEY"
+unset PYTHONDONTWRITEBYTECODE # images come without compiled modules, and every rank would compile them anew
+enter
 
 if [ -n "$before" ] && [ ! -e "$before/result.json" ]; then
     # Nothing of that attempt lived long enough to say how it ended: its node went away.
@@ -197,4 +264,5 @@ while :; do
     kill -0 "$train_pid" 2>/dev/null || break
 done
 say "training ended at $(date -u +%Y-%m-%dT%H:%M:%SZ) with exit code $exit_code"
+if [ "$exit_code" = 0 ]; then "${here[@]}" "$PYTHON" -m paceline.bench.caches publish </dev/null || say "the kernel cache was not kept"; fi
 exit "$exit_code"

@@ -79,6 +79,9 @@ finish() {
     set +e
     if [ -n "$interrupted" ]; then ended+=(--interrupted "$interrupted"); fi
     sentinel "${ended[@]}"
+    # An image that does not start cannot say so: then this node's own Python does, if it has one that is new enough.
+    if [ ! -e result.json ]; then python3 -m paceline.bench.sentinel "${ended[@]}"; fi
+    if [ -n "${NODE_DIR:-}" ]; then on_nodes timeout 60 rm -rf -- "$NODE_DIR"; fi
     if grep -q '"status": "completed"' result.json 2>/dev/null; then exit 0; fi
     if [ "$exit_code" -ne 0 ]; then exit "$exit_code"; fi
     exit 1
@@ -124,18 +127,80 @@ export WARP_CACHE_PATH="$CACHE_DIR/warp"
 export XDG_CACHE_HOME="$CACHE_DIR/xdg"
 export TORCHINDUCTOR_CACHE_DIR="$CACHE_DIR/inductor" TRITON_CACHE_DIR="$CACHE_DIR/triton"
 
+# ---- folders on the node: an image is read-only, and two ranks must not write to one cache -----------------------------
+
+on_nodes() { srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --kill-on-bad-exit=1 ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} "$@" </dev/null; }
+NODE_DIR=${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/paceline-$(id -u)-${SLURM_JOB_ID:-$$}-${SLURM_RESTART_COUNT:-0}
+case $NODE_DIR in
+    *[:,\"]*) fail "a colon, comma or quote in TMPDIR: this folder cannot be bound into a container: $NODE_DIR" ;;
+esac
+# The owner counts: where everybody may write, somebody else could have made a folder of this name.
+# shellcheck disable=SC2016 # the inner shell expands them
+on_nodes bash -c '{ mkdir -m 700 -- "$1" 2>/dev/null || { [ -d "$1" ] && [ ! -L "$1" ] && [ -O "$1" ]; }; } &&
+    mkdir -p -- "$1/home"' bash "$NODE_DIR" || fail "this folder cannot be made on every node: $NODE_DIR"
+export PACELINE_NODE_DIR="$NODE_DIR" PACELINE_WARM_DIR="$CACHE_DIR/warm"
+export PYTHONNOUSERSITE=1 # packages in the user's own ~/.local are none of the image's
+if [ "$(id -u)" = 0 ]; then export OMNI_KIT_ALLOW_ROOT=1; fi
+mounts=() # SOURCE:TARGET, for folders that the image writes to; known once it was asked
+
 # ---- where it runs --------------------------------------------------------------------------------------------------
 
 # Pyxis is part of srun: the container starts with the task, on every node.
-mounts=/results/study:/results/study,/scratch:/scratch,/data:/mnt/data:ro,/assets:/assets:ro,"$CACHE_DIR:$CACHE_DIR"
-container=(
-    --container-image=/images/isaaclab.sqsh
-    --container-workdir="$RUN_DIR"
-    --container-mounts="$mounts"
-    --no-container-mount-home
-)
-here=(srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --kill-on-bad-exit=1 ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} "${container[@]}")
-everywhere=(srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --kill-on-bad-exit=1 ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} "${container[@]}")
+enter() {
+    local shown container
+    shown=/results/study:/results/study,/scratch:/scratch,/data:/mnt/data:ro,/assets:/assets:ro,"$CACHE_DIR:$CACHE_DIR,$NODE_DIR:$NODE_DIR"
+    if [ -n "${mounts[*]}" ]; then shown+=$(printf ',%s' "${mounts[@]}"); fi
+    container=(
+        --container-image=/images/isaaclab.sqsh
+        --container-workdir="$RUN_DIR"
+        --container-mounts="$shown"
+        --no-container-mount-home
+        env "HOME=$NODE_DIR/home"
+    )
+    here=(srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --kill-on-bad-exit=1 ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} "${container[@]}")
+    everywhere=(srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --kill-on-bad-exit=1 ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} "${container[@]}")
+}
+
+# ---- the image: its Python and its layout are asked for, not assumed ---------------------------------------------------
+
+# The beginning of an image file holds its identity and the table of its contents; the whole of it would take a minute.
+if [ -f /images/isaaclab.sqsh ]; then
+    PACELINE_IMAGE_DIGEST=$({ stat -Lc %s /images/isaaclab.sqsh; head -c 1048576 /images/isaaclab.sqsh; } | sha256sum | cut -c 1-16)
+elif [ -d /images/isaaclab.sqsh ]; then
+    PACELINE_IMAGE_DIGEST=$(stat -Lc '%n %Y' /images/isaaclab.sqsh /images/isaaclab.sqsh/.singularity.d/* 2>/dev/null | sha256sum | cut -c 1-16)
+else
+    PACELINE_IMAGE_DIGEST=/images/isaaclab.sqsh
+fi
+export PACELINE_IMAGE_DIGEST
+enter
+# shellcheck disable=SC2016 # the image's shell expands them
+image_facts=$("${here[@]}" sh -c '
+    for python in /opt/isaaclab/bin/python /isaac-sim/python.sh /workspace/isaaclab/_isaac_sim/python.sh \
+        /opt/isaaclab-venv/bin/python "${VIRTUAL_ENV:-/none}/bin/python" "$(command -v python3)"; do
+        if [ -x "$python" ]; then echo "python $python"; break; fi
+    done
+    for folder in "${ISAACLAB_PATH:-/none}" /workspace/isaaclab; do
+        if [ -d "$folder/scripts" ]; then echo "isaaclab $folder"; break; fi
+    done
+    for folder in /isaac-sim/kit/cache /isaac-sim/kit/data /isaac-sim/kit/logs /workspace/isaaclab/logs \
+        /workspace/isaaclab/data_storage /var/cache/hub; do
+        if [ -d "$folder" ] && [ ! -w "$folder" ]; then echo "folder $folder"; fi
+    done' </dev/null) || fail "the image does not start (the lines above say why): "/images/isaaclab.sqsh
+while read -r word value; do
+    case $word in
+        python) if [ "$PYTHON" = auto ]; then PYTHON=$value; fi ;;
+        isaaclab) export ISAACLAB_PATH="${ISAACLAB_PATH:-$value}" ;;
+        folder) mounts+=("$NODE_DIR/image$value:$value") ;;
+    esac
+done <<<"$image_facts"
+[ "$PYTHON" != auto ] || fail "no Python was found in the image; name it with python: in the cluster profile"
+if [ -n "${mounts[*]}" ]; then on_nodes mkdir -p -- "${mounts[@]%%:*}"; fi
+enter
+say "image $PACELINE_IMAGE_DIGEST, Python $PYTHON; in the place of folders in it: ${mounts[*]:-none}"
+PACELINE_CACHE_KEY=$("${here[@]}" "$PYTHON" -m paceline.bench.caches key </dev/null) || fail "the key of the kernel cache cannot be made"
+export PACELINE_CACHE_KEY PYTHONPYCACHEPREFIX="$CACHE_DIR/bytecode/$PACELINE_CACHE_KEY"
+unset PYTHONDONTWRITEBYTECODE # images come without compiled modules, and every rank would compile them anew
+enter
 
 if [ -n "$before" ] && [ ! -e "$before/result.json" ]; then
     # Nothing of that attempt lived long enough to say how it ended: its node went away.
@@ -179,4 +244,5 @@ while :; do
     kill -0 "$train_pid" 2>/dev/null || break
 done
 say "training ended at $(date -u +%Y-%m-%dT%H:%M:%SZ) with exit code $exit_code"
+if [ "$exit_code" = 0 ]; then "${here[@]}" "$PYTHON" -m paceline.bench.caches publish </dev/null || say "the kernel cache was not kept"; fi
 exit "$exit_code"
