@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from paceline.bench.record import lever_pairs
+
 CURVE_KINDS = ("strong", "weak", "sweep", "gpus")
 
 
@@ -42,6 +44,12 @@ def _foreign(study: dict[str, Any], row: dict[str, Any]) -> str | None:
         wanted = study.get(key)
         if fixed and isinstance(wanted, int) and wanted != row.get(key):
             return f"{key} is {row.get(key)}, the study has {wanted}"
+    own = study.get("levers")
+    levers = lever_pairs(own) if isinstance(own, dict) else ()
+    if tuple(row.get("levers") or ()) != levers:
+        found = (row.get("levers") or (), levers)
+        stated, wanted = (", ".join(f"{name}={value}" for name, value in pairs) or "none" for pairs in found)
+        return f"levers: {stated}; those of the study's curve: {wanted}"
     sizes = study.get("world_sizes")
     if isinstance(sizes, list) and row.get("world_size") not in sizes:
         return f"world_size {row.get('world_size')} is not in the study"

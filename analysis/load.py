@@ -29,7 +29,7 @@ CASE_COLUMNS = (
     *("kind", "task", "trainer", "world_size", "num_nodes", "num_envs", "num_envs_per_rank", "repeat", "seed"),
     *("iterations", "warmup_iterations", "sync_every", "horizon", "num_minibatches", "num_epochs", "global_batch"),
     *("minibatch_size_per_rank", "optimizer_steps_per_iteration", "device", "engine", "engine_version", "physics"),
-    *("gpu_type", "image", "threads_per_rank"),
+    *("gpu_type", "image", "threads_per_rank", "levers"),
 )
 
 _NEVER_NULL = ("iteration", "sync", "warmup")
