@@ -67,7 +67,11 @@ train_pid=   # process group of the training, once it runs
 interrupted= # why it was stopped: time_limit, preempted or signal
 here=(env)   # command prefix for this node; the container, once that is set up
 
-sentinel() { "${here[@]}" "$PYTHON" -m paceline.bench.sentinel "$@"; }
+# An image that does not start cannot say so: then this node's own Python does, if it has one that is new enough.
+sentinel() {
+    local command=(-m paceline.bench.sentinel "$@")
+    "${here[@]}" "$PYTHON" "${command[@]}" || [ -e result.json ] || python3 "${command[@]}"
+}
 
 # Writes the sentinel, exactly once, whatever happened before. It decides whether the run counts, not the exit code.
 # shellcheck disable=SC2317 # called by trap
@@ -79,8 +83,6 @@ finish() {
     set +e
     if [ -n "$interrupted" ]; then ended+=(--interrupted "$interrupted"); fi
     sentinel "${ended[@]}"
-    # An image that does not start cannot say so: then this node's own Python does, if it has one that is new enough.
-    if [ ! -e result.json ]; then python3 -m paceline.bench.sentinel "${ended[@]}"; fi
     if [ -n "${NODE_DIR:-}" ]; then on_nodes timeout 60 rm -rf -- "$NODE_DIR"; fi
     if grep -q '"status": "completed"' result.json 2>/dev/null; then exit 0; fi
     if [ "$exit_code" -ne 0 ]; then exit "$exit_code"; fi
