@@ -35,6 +35,12 @@ strong-scaling: setup ## Run the strong-scaling study (ENVS in total) and report
 weak-scaling: setup ## Run the weak-scaling study (ENVS per rank) and report
 	@$(call run,weak_scaling,num_envs_per_rank)
 
+.PHONY: profile
+profile: setup ## Profile the study at 1 and at all GPUs (nsys if it is there), and say where the time goes
+	@$(paceline) profile "$${STUDY:-strong_scaling}" $${CLUSTER:+--cluster "$$CLUSTER"} $${FOLDER:+--folder "$$FOLDER"} \
+	$${TASK:+--set "task=$$TASK"} $${TRAINER:+--set "trainer=$$TRAINER"} $${ENVS:+--set "num_envs=$$ENVS"} \
+	$${GPUS:+--gpus="$$GPUS"} $${ITERATIONS:+--iterations="$$ITERATIONS"}
+
 .PHONY: report
 report: setup ## Write the report of the study in FOLDER again
 	@$(paceline) report "$${FOLDER:?make report FOLDER=<study folder>}"

@@ -126,7 +126,7 @@ class _Builder:
             warnings.append(f"{len(self.pids)} host processes in one Kineto trace: GPU work is counted to the first")
         if not self.pids:
             self.pids[0] = 0
-        info = data.get("distributedInfo")
+        info = data.get("paceline") or data.get("distributedInfo")  # torch tells the rank only of several
         rank = info.get("rank") if isinstance(info, dict) else None
         processes = [
             Process(index, int(pid) if isinstance(pid, int) else index, "", rank if index == 0 else None)

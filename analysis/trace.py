@@ -7,8 +7,12 @@ never mix them with throughput.
 
 from __future__ import annotations
 
+import lzma
 import os
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,14 +84,32 @@ def load(path: str | os.PathLike[str], fast: bool | None = None) -> Capture:
     path = Path(path)
     if not path.exists():
         raise TraceError(f"{path}: no such file or folder")
+    if path.suffix == ".xz":
+        with unpacked(path) as plain:
+            return load(plain, fast)
     if path.is_file() and (path.suffix == ".json" or path.name.endswith(".json.gz")):
         return kineto.load(path)
     return nsys.load(path, fast=fast is not False)
 
 
+@contextmanager
+def unpacked(path: Path) -> Iterator[Path]:
+    """Unpack an .xz file into a temporary one, which lasts as long as the context; TraceError if it is damaged."""
+    with tempfile.TemporaryDirectory(prefix="paceline-trace-") as folder:
+        plain = Path(folder) / path.stem
+        try:
+            with lzma.open(path) as source, plain.open("wb") as target:
+                shutil.copyfileobj(source, target, 2**20)
+        except (OSError, EOFError, lzma.LZMAError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise TraceError(f"{path}: cannot be unpacked ({why})") from error
+        yield plain
+
+
 def _worth_compiling(path: Path) -> bool:
     """Return whether a capture is so large that loading numba pays."""
-    return path.is_file() and path.stat().st_size > _SMALL_BYTES
+    limit = _SMALL_BYTES // 8 if path.suffix == ".xz" else _SMALL_BYTES
+    return path.is_file() and path.stat().st_size > limit
 
 
 def analyse(

@@ -27,6 +27,7 @@ COMMANDS = {
     "check": "check someone's scaling table, log or record folder for errors of method",
     "compare": "compare two studies: better, worse or inconclusive",
     "history": "list all studies below a folder",
+    "profile": "profile chosen cases of a study with nsys, and say where their time goes",
     "trace": "say where the time goes in an Nsight Systems or Kineto trace",
     "schema": "write the JSON Schemas of study and cluster files",
 }

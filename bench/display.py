@@ -109,6 +109,8 @@ def case_label(status: CaseStatus) -> str:
     unit = "GPU" if case.device == "cuda" else "CPU rank"
     plural = "s" if case.world_size > 1 else ""
     nodes = f" on {case.num_nodes} nodes" if case.num_nodes > 1 else ""
+    if case.kind == "profile":
+        return f"{case.world_size} {unit}{plural}{nodes}, profiled"
     if case.kind == "sweep":
         again = f", repeat {case.repeat + 1}" if case.repeat else ""
         return f"{case.num_envs_per_rank:,} environments{again}"

@@ -20,11 +20,13 @@ from paceline.bench.rankfile import RankFile, one_line
 from paceline.bench.record import Case
 from paceline.bench.rundir import RunDir
 from paceline.bench.trainers.isaaclab import Problem, Trainer, rank_of_environment
+from paceline.profiling import profiler
 from paceline.profiling.brackets import wrappers
 from paceline.profiling.clock import IterationClock, IterationTimes
 from paceline.profiling.hooks import ISAACLAB_HOOKS, Attachment
 from paceline.profiling.patches import ImportWatch, Patches
-from paceline.profiling.ranges import nvtx_ranges
+from paceline.profiling.ranges import AnnotatedRanges, AnyRanges, WindowRanges, nvtx_ranges
+from paceline.profiling.recorders import CudaProfilerApi, NoRecorder, Recorder, TorchProfiler
 from paceline.profiling.window import ProfileWindow
 
 
@@ -41,15 +43,16 @@ class Measurement:
         self.file = RankFile(run.rank_jsonl(self.rank))
         self.patches = Patches()
         self._cleanup = contextlib.ExitStack()
-        self.ranges = nvtx_ranges()
+        self._rank_mark = f"rank={self.rank} world={self.world_size} local={self.local_rank}"
+        self.profiler: str | None = None
         on_gpu = case.device == "cuda"
+        self.ranges, self.window = self._profiling()
         self.clock = IterationClock(
             warmup_iterations=case.warmup_iterations,
             sync_every=case.sync_every,
             synchronize=_synchronize if on_gpu else lambda: None,
             ranges=self.ranges,
         )
-        self.window = ProfileWindow.from_text(os.environ.get("PACELINE_PROFILE_WINDOW")) if on_gpu else None
         if self.window is not None:
             self.clock.on_start = self.window.before
         if levers.collects_in_iteration(self.levers):
@@ -212,10 +215,11 @@ class Measurement:
         import torch
 
         device = hardware.device_facts(problem.device)
+        self._rank_mark = (
+            f"rank={self.rank} world={self.world_size} local={self.local_rank} gpu_uuid={device['uuid']}"
+        )
         if self.ranges is not None:
-            self.ranges.mark(
-                f"rank={self.rank} world={self.world_size} local={self.local_rank} gpu_uuid={device['uuid']}"
-            )
+            self.ranges.mark(self._rank_mark)
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         self.file.header(
             self._identity()
@@ -239,9 +243,36 @@ class Measurement:
                 "backend": torch.distributed.get_backend() if distributed else "none",
                 "slurm": hardware.slurm_facts(),
                 "nvtx": self.ranges is not None,
+                "profiler": self.profiler,
                 "levers": {"asked": self.levers.asked, "effective": effective},
             }
         )
+
+    def _profiling(self) -> tuple[AnyRanges | None, ProfileWindow | None]:
+        """Return the ranges and the profile window of this run, None for what it has not."""
+        case, cuda = self.case, self.case.device == "cuda"
+        if case.kind != "profile":
+            text = os.environ.get("PACELINE_PROFILE_WINDOW") if cuda else None
+            return nvtx_ranges(), ProfileWindow.from_text(text, meet=_meet, opened=self._window_opened)
+        self.profiler = profiler.chosen(self.run)
+        recorder: Recorder = CudaProfilerApi() if cuda else NoRecorder()
+        ranges: AnyRanges | None = None
+        if self.profiler == "torch":
+            output = profiler.kineto_file(self.run, self.rank)
+            recorder = TorchProfiler(output, self.rank, self.world_size, cuda)
+            ranges = AnnotatedRanges()
+        else:
+            ranges = nvtx_ranges(True, cuda)
+        if ranges is not None:
+            ranges = WindowRanges(ranges)
+        return ranges, ProfileWindow.from_text(case.profile_window, recorder, _meet, self._window_opened)
+
+    def _window_opened(self, is_open: bool) -> None:
+        """Switch the ranges of the window, and say in its capture which rank this process is."""
+        if isinstance(self.ranges, WindowRanges):
+            self.ranges.on = is_open
+        if self.ranges is not None and is_open:
+            self.ranges.mark(self._rank_mark)
 
     def _memory(self) -> tuple[int | None, int | None]:
         """Return peak bytes of torch's allocator in the iteration, and bytes in use on the device (CPU: resident)."""
@@ -256,6 +287,17 @@ class Measurement:
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self.origin
+
+
+def _meet() -> None:
+    """Return when all ranks are here and their devices have completed."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+        token = torch.zeros(1, device=device)
+        torch.distributed.all_reduce(token)
+        token.item()
 
 
 def _synchronize() -> None:

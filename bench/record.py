@@ -25,8 +25,9 @@ RANK_SCHEMA = "paceline.rank/1"
 SAMPLES_SCHEMA = "paceline.samples/1"
 RESULT_SCHEMA = "paceline.result/1"
 LAUNCH_SCHEMA = "paceline.launch/1"
+PROFILER_SCHEMA = "paceline.profiler/1"
 
-Kind = Literal["strong", "weak", "sweep", "gpus", "warmup"]
+Kind = Literal["strong", "weak", "sweep", "gpus", "warmup", "profile"]
 Trainer = Literal["rsl_rl", "rl_games"]
 Device = Literal["cuda", "cpu"]
 
@@ -99,6 +100,12 @@ class Case:
     """Further Isaac Lab (Hydra) overrides, passed as they are."""
     environment: tuple[tuple[str, str], ...] = ()
     """Environment variables of the trainer, sorted by name."""
+    profile_window: str | None = None
+    """Of a profiled run (kind profile): its recorded iterations as first:last, counted from 0, last excluded."""
+    graph_trace: str | None = None
+    """Likewise: how nsys records CUDA graphs, ``graph`` or ``node``."""
+    profiler: str | None = None
+    """Likewise: ``auto``, ``nsys`` or ``torch`` (torch.profiler)."""
     placement: tuple[tuple[str, str], ...] = ()
     """Keys of the cluster profile that this case states otherwise, sorted: constraint, nodelist, partition ..."""
     cool_to_c: float | None = None

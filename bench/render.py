@@ -18,6 +18,7 @@ from paceline.bench.errors import ClusterError, LaunchError
 from paceline.bench.record import Case
 from paceline.bench.rundir import StudyDir
 from paceline.bench.shell import check_directive, check_environment, comment, quote
+from paceline.profiling import nsys
 
 if TYPE_CHECKING:
     import jinja2
@@ -104,6 +105,8 @@ def render_job(
     cluster = cluster.model_copy(update=dict(case.placement))
     if case.num_nodes > 1 and cluster.scheduler != "slurm":
         raise ClusterError(f"cluster {cluster.name!r}: {case.num_nodes} nodes need scheduler: slurm")
+    if case.kind == "profile" and (grace := getattr(cluster, "exit_grace_s", 0)):
+        cluster = cluster.model_copy(update={"exit_grace_s": max(grace, 300)})  # nsys writes its report after the end
     folder = StudyDir(os.path.abspath(study.path))
     if ":" in str(folder.path):
         raise LaunchError(f"study folder {str(folder.path)!r}: has a colon, at which PYTHONPATH would be split")
@@ -122,6 +125,11 @@ def render_job(
         "environment": environment,
         "binds": container.binds(cluster, asset_root),
         "docker_variables": container.variables(environment),
+        "nsys_options": nsys.profile_options(
+            graph_trace=case.graph_trace if case.graph_trace == "node" else "graph",  # type: ignore[arg-type]
+            cuda=case.device == "cuda",
+            window=case.device == "cuda",  # without a GPU there is no such switch: the window opens the ranges
+        ),
         "directives": directives(case, cluster, time_limit_min or cluster.time_limit_min),
     }
     return _template().render(values)

@@ -76,6 +76,20 @@ class RunDir:
         """The sentinel, written last."""
         return self.path / "result.json"
 
+    @property
+    def profile(self) -> Path:
+        """Folder of what a profiler recorded; only profiled runs have it."""
+        return self.path / "profile"
+
+    @property
+    def profiler_json(self) -> Path:
+        """Which profiler recorded the run, and what it left."""
+        return self.profile / "profiler.json"
+
+    def captures(self) -> list[Path]:
+        """What a profiler left to be analysed: SQLite exports of nsys, one a node, or Kineto traces, one a rank."""
+        return sorted(self.profile.glob("nsys-*.sqlite")) or sorted(self.profile.glob("kineto-rank-*.json.gz"))
+
     def rank_jsonl(self, rank: int) -> Path:
         """Record of one rank (global rank)."""
         return self.path / f"rank-{rank:04d}.jsonl"
@@ -138,6 +152,11 @@ class StudyDir:
     def report(self) -> Path:
         """Folder of the report."""
         return self.path / "report"
+
+    @property
+    def profile(self) -> Path:
+        """Folder of the trace reports, and of the scrubbed exports that they were made from."""
+        return self.path / "profile"
 
     def run(self, case_id: str, attempt: int) -> RunDir:
         """Return the folder of one attempt, whether or not it exists."""

@@ -20,6 +20,7 @@ from paceline.bench.errors import PacelineError, RecordError
 from paceline.bench.rankscan import RankSummary, read_rank
 from paceline.bench.record import Case, Result
 from paceline.bench.rundir import RunDir, read_json, write_json
+from paceline.profiling import profiler
 
 
 def judge(
@@ -40,6 +41,8 @@ def judge(
     if len(completed) < case.world_size:
         cause = _cause(run, case, ranks, exit_code, interrupted)
         status = "interrupted" if interrupted or cause.cause in _FROM_OUTSIDE else "failed"
+    elif case.kind == "profile" and (problem := profiler.problem(run)):
+        status, cause = "failed", Cause("no_trace", problem)
     headers = [rank.header for rank in ranks if rank.header is not None]
     starts = [header["clock_origin_unix_s"] for header in headers if header.get("clock_origin_unix_s")]
     nodes = dict.fromkeys(str(header["node"]) for header in headers if header.get("node"))

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from paceline.profiling.ranges import Ranges
+from paceline.profiling.ranges import AnyRanges
 
 PHYSICS, ENV_STEP, INFERENCE, COMMUNICATION = range(4)
 PHASE_NAMES = ("physics", "env_step", "inference", "communication")
@@ -52,7 +52,7 @@ class IterationClock:
         warmup_iterations: int,
         sync_every: int,
         synchronize: Callable[[], None] = lambda: None,
-        ranges: Ranges | None = None,
+        ranges: AnyRanges | None = None,
         now: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.warmup_iterations = warmup_iterations

@@ -113,16 +113,21 @@ def profile_command(
     """
     if not command:
         raise ValueError("no command to profile")
+    options = profile_options(graph_trace=graph_trace, cuda=cuda, window=window)
+    return [os.fspath(nsys), "profile", f"--output={os.fspath(output)}", *options, *command]
+
+
+def profile_options(*, graph_trace: GraphTrace = "graph", cuda: bool = True, window: bool = True) -> list[str]:
+    """Return the options of ``nsys profile``, see ``profile_command``."""
     if graph_trace not in ("graph", "node"):
         raise ValueError(f"graph_trace {graph_trace!r}: graph or node")
-    arguments = [os.fspath(nsys), "profile", f"--output={os.fspath(output)}", "--force-overwrite=true"]
-    arguments += [f"--trace={'cuda,nvtx' if cuda else 'nvtx'}", "--sample=none", "--cpuctxsw=none"]
-    arguments += ["--resolve-symbols=false"]
+    options = ["--force-overwrite=true", f"--trace={'cuda,nvtx' if cuda else 'nvtx'}"]
+    options += ["--sample=none", "--cpuctxsw=none", "--resolve-symbols=false"]
     if cuda:
-        arguments += [f"--cuda-graph-trace={graph_trace}"]
+        options += [f"--cuda-graph-trace={graph_trace}"]
     if window:
-        arguments += ["--capture-range=cudaProfilerApi", "--capture-range-end=stop"]
-    return [*arguments, *command]
+        options += ["--capture-range=cudaProfilerApi", "--capture-range-end=stop"]
+    return options
 
 
 def export_command(

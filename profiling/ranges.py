@@ -60,13 +60,84 @@ class Ranges:
         self._nvtx.mark(message, "white", DOMAIN)
 
 
-def nvtx_ranges() -> Ranges | None:
-    """Return the ranges if PACELINE_NVTX=1 asks for them and PyPI's nvtx is importable, else None."""
-    if os.environ.get("PACELINE_NVTX") != "1":
+class PlainRanges:
+    """The same through torch.cuda.nvtx, which knows no domains: for images without PyPI's nvtx. Scope: rank."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self._nvtx = torch.cuda.nvtx
+        self.pop = self._nvtx.range_pop
+        self.mark = self._nvtx.mark
+
+    def push(self, name: str, payload: int | None = None) -> None:
+        """Open a range inside the one that is open now."""
+        self._nvtx.range_push(name)
+
+
+class AnnotatedRanges:
+    """The same as annotations of torch.profiler (``paceline:iteration``). Scope: rank."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self._annotation = torch.profiler.record_function
+        self._open: list[Any] = []
+
+    def push(self, name: str, payload: int | None = None) -> None:
+        """Open a range inside the one that is open now."""
+        annotation = self._annotation(f"{DOMAIN}:{name}")
+        annotation.__enter__()
+        self._open.append(annotation)
+
+    def pop(self) -> None:
+        """Close the innermost open range."""
+        self._open.pop().__exit__(None, None, None)
+
+    def mark(self, message: str) -> None:
+        """Do nothing: a Kineto trace is of one rank, and says which."""
+
+
+class WindowRanges:
+    """Ranges that exist only while ``on``: those of a profile window. Scope: rank."""
+
+    def __init__(self, ranges: AnyRanges) -> None:
+        self._ranges = ranges
+        self.on = False
+
+    def push(self, name: str, payload: int | None = None) -> None:
+        """Open a range inside the one that is open now, if the window is open."""
+        if self.on:
+            self._ranges.push(name, payload)
+
+    def pop(self) -> None:
+        """Close the innermost open range."""
+        if self.on:
+            self._ranges.pop()
+
+    def mark(self, message: str) -> None:
+        """Set a mark, if the window is open."""
+        if self.on:
+            self._ranges.mark(message)
+
+
+AnyRanges = Ranges | PlainRanges | AnnotatedRanges | WindowRanges
+
+
+def nvtx_ranges(wanted: bool | None = None, cuda: bool = False) -> Ranges | PlainRanges | None:
+    """Return the ranges if they are wanted and PyPI's nvtx is importable, else None.
+
+    Args:
+        wanted: None asks the variable PACELINE_NVTX (1: yes).
+        cuda: Without PyPI's nvtx, use torch.cuda.nvtx.
+    """
+    if not (os.environ.get("PACELINE_NVTX") == "1" if wanted is None else wanted):
         return None
     try:
         import nvtx
     except ImportError:
-        print("paceline: PACELINE_NVTX=1, but the Python package nvtx is not installed: no ranges", file=sys.stderr)
+        if cuda:
+            return PlainRanges()
+        print("paceline: NVTX ranges need the Python package nvtx, which is not installed: no ranges", file=sys.stderr)
         return None
     return Ranges(nvtx)

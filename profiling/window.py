@@ -1,51 +1,73 @@
-"""The window of iterations that a profiler records: opened and closed through the CUDA profiler API. Scope: rank.
+"""The window of iterations that a profiler records. Scope: rank.
 
-nsys with ``--capture-range=cudaProfilerApi`` records from start to stop only, so start-up, kernel compilation and the
-simulator's shutdown stay out of the report. The window is set by PACELINE_PROFILE_WINDOW=first:last, iterations counted
-from 0, ``last`` excluded.
+Start-up, kernel compilation and the simulator's shutdown stay out of the capture. Iterations are counted from 0, the
+last is excluded. Runs of `paceline profile` have their window in case.json; any other run gets one, for an nsys with
+``--capture-range=cudaProfilerApi``, by PACELINE_PROFILE_WINDOW=first:last.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from paceline.bench.errors import LaunchError
+from paceline.profiling.recorders import CudaProfilerApi, Recorder
 
 
 class ProfileWindow:
-    """Starts the profiler before iteration ``first`` and stops it before iteration ``last``, device completed."""
+    """Starts a recorder before iteration ``first`` and stops it before iteration ``last``.
 
-    def __init__(self, first: int, last: int) -> None:
+    One nsys records all ranks of a node, from the first rank that starts it to the first that stops it. So all ranks
+    meet at both edges, and no rank's iteration is cut.
+    """
+
+    def __init__(
+        self,
+        first: int,
+        last: int,
+        recorder: Recorder | None = None,
+        meet: Callable[[], None] = lambda: None,
+        opened: Callable[[bool], None] = lambda is_open: None,
+    ) -> None:
         self.first = first
         self.last = last
         self.open = False
+        self._recorder = recorder or CudaProfilerApi()
+        self._meet = meet
+        """Returns when all ranks have called it."""
+        self._opened = opened
+        """Called with True after the window was opened, and with False before it is closed."""
 
     @classmethod
-    def from_text(cls, text: str | None) -> ProfileWindow | None:
+    def from_text(
+        cls,
+        text: str | None,
+        recorder: Recorder | None = None,
+        meet: Callable[[], None] = lambda: None,
+        opened: Callable[[bool], None] = lambda is_open: None,
+    ) -> ProfileWindow | None:
         """Return the window that ``"first:last"`` asks for, None for no text; LaunchError for anything else."""
         if not text:
             return None
         first, separator, last = text.partition(":")
         if not separator or not first.isdigit() or not last.isdigit() or int(first) >= int(last):
-            raise LaunchError(f"PACELINE_PROFILE_WINDOW is {text!r}; it must be first:last, iterations counted from 0")
-        return cls(int(first), int(last))
+            raise LaunchError(f"profile window {text!r}: must be first:last, iterations counted from 0")
+        return cls(int(first), int(last), recorder, meet, opened)
 
     def before(self, iteration: int) -> None:
         """Open or close the window, if it starts or ends with this iteration. Runs between iterations."""
         if self.first <= iteration < self.last and not self.open:
-            self._profiler().start()
+            self._meet()
+            self._recorder.start()
             self.open = True
-        elif iteration >= self.last:
+            self._opened(True)
+            self._meet()
+        elif iteration >= self.last and self.open:
+            self._meet()
             self.close()
 
     def close(self) -> None:
-        """Close the window if it is open, as after the last iteration of a run: before the simulator shuts down."""
+        """Close the window if it is open, as when a training ends inside it: before the simulator shuts down."""
         if self.open:
             self.open = False
-            self._profiler().stop()
-
-    def _profiler(self) -> Any:
-        import torch
-
-        torch.cuda.synchronize()  # what was launched belongs to the side of the edge on which it was launched
-        return torch.cuda.profiler
+            self._opened(False)
+            self._recorder.stop()

@@ -39,6 +39,11 @@ def case(world_size: int, **changes: Any) -> Case:
     return Case(**(values | changes))
 
 
+def profiled(world_size: int, **changes: Any) -> Case:
+    values = {"kind": "profile", "iterations": 19, "sync_every": 0, "profile_window": "15:18", "graph_trace": "graph"}
+    return case(world_size, **(values | {"profiler": "auto"} | changes))
+
+
 def cluster(**changes: Any) -> Cluster:
     return Cluster.model_validate(PLAIN.model_dump(by_alias=True, exclude_none=True) | changes)
 
@@ -58,12 +63,34 @@ SCRIPTS: dict[str, tuple[Case, Cluster, str, str | None]] = {
         "/home/user/outputs/study",
         "/home/user/assets",
     ),
+    "levers": (
+        case(4, threads_per_rank=4, levers=(("cpu_affinity", "numa"), ("environment.X", "a\n#SBATCH b"))),
+        PLAIN,
+        "/results/study",
+        "/assets",
+    ),
     "apptainer": (case(4), cluster(runtime=APPTAINER), "/results/my study", "/assets"),
     "apptainer-2-nodes": (case(8, num_nodes=2), cluster(runtime=APPTAINER), "/results/study", "/assets"),
     "docker": (case(4), Cluster.model_validate({"name": "d", "scheduler": "local", "runtime": DOCKER}), "/r", None),
     "pyxis": (case(4), cluster(runtime=PYXIS), "/results/study", "/assets"),
     "pyxis-2-nodes": (case(8, num_nodes=2), cluster(runtime=PYXIS), "/results/study", "/assets"),
     "odd-paths": (case(1), cluster(cache_dir="/c $x; 'y'"), ODD, "/a'b"),
+    "profile-1-gpu": (profiled(1), PLAIN, "/results/study", "/assets"),
+    "profile-2-nodes": (profiled(8, num_nodes=2, graph_trace="node"), PLAIN, "/results/study", "/assets"),
+    "profile-apptainer-2-nodes": (profiled(8, num_nodes=2), cluster(runtime=APPTAINER), "/results/study", "/assets"),
+    "profile-docker": (
+        profiled(4),
+        Cluster.model_validate({"name": "d", "scheduler": "local", "runtime": DOCKER}),
+        "/r",
+        None,
+    ),
+    "profile-pyxis": (profiled(4), cluster(runtime=PYXIS), "/results/study", "/assets"),
+    "profile-no-scheduler-cpu": (
+        profiled(2, device="cpu", num_envs=1024),
+        Cluster(name="local", scheduler="local"),
+        "/home/user/outputs/study",
+        "/home/user/assets",
+    ),
     "every-directive": (
         case(2, gpu_type="l40"),
         load_cluster(shipped()["slurm_typed_gres"]).model_copy(
@@ -104,3 +131,21 @@ def test_one_rank_goes_the_same_way_as_eight(name: str) -> None:
     assert text.count("-m torch.distributed.run") == 1
     assert text.count("-m paceline.bench.supervise") == 1
     assert text.count("-m paceline.bench.sentinel") == 1
+
+
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name.startswith("profile-")])
+def test_nsys_stands_around_all_ranks_of_a_node_and_ends_before_the_simulator(name: str) -> None:
+    text = script(name)
+    command = next(line for line in text.splitlines() if "-m torch.distributed.run" in line)
+    assert command.strip().startswith('"${profiler[@]}" "$PYTHON" -m torch.distributed.run')
+    assert '"$nsys" profile' in text
+    on_gpu = SCRIPTS[name][0].device == "cuda"
+    assert ("'--capture-range=cudaProfilerApi'" in text) == on_gpu
+    assert ("'--capture-range-end=stop'" in text) == on_gpu
+    assert ("%q{SLURM_NODEID}" in text) == (SCRIPTS[name][0].num_nodes > 1)
+    assert text.index("profiler export") > text.index('wait "$train_pid"')
+
+
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if not name.startswith("profile-")])
+def test_an_unprofiled_run_knows_no_profiler(name: str) -> None:
+    assert "profiler" not in script(name) and "nsys" not in script(name)

@@ -19,6 +19,7 @@ from paceline.profiling.clock import IterationClock, IterationTimes
 from paceline.profiling.hooks import ISAACLAB_HOOKS, Attachment, Hook
 from paceline.profiling.patches import ImportWatch, Patches
 from paceline.profiling.phases import split_iteration
+from paceline.profiling.ranges import WindowRanges
 from paceline.profiling.window import ProfileWindow
 
 # A trainer in the manner of rsl_rl. Its "work" moves a clock that only it moves, so every time is known exactly.
@@ -331,30 +332,54 @@ def test_tables_cover_every_role(trainer: Any, version: str) -> None:
     assert ("optimizer_step" in roles) == trainer.COUNTS_OPTIMIZER_STEPS
 
 
-def test_profile_window(monkeypatch: pytest.MonkeyPatch) -> None:
+class RecordedRecorder:
+    def __init__(self, calls: list[str]) -> None:
+        self.calls = calls
+
+    def start(self) -> None:
+        self.calls.append("start")
+
+    def stop(self) -> None:
+        self.calls.append("stop")
+
+
+def test_profile_window() -> None:
     calls: list[str] = []
-    monkeypatch.setattr(
-        ProfileWindow,
-        "_profiler",
-        lambda self: SimpleNamespace(start=lambda: calls.append("start"), stop=lambda: calls.append("stop")),
+    window = ProfileWindow.from_text(
+        "2:4",
+        RecordedRecorder(calls),
+        meet=lambda: calls.append("meet"),
+        opened=lambda is_open: calls.append("open" if is_open else "close"),
     )
-    window = ProfileWindow.from_text("2:4")
     assert window is not None
     for iteration in range(6):
         window.before(iteration)
         calls.append(str(iteration))
     window.close()
-    assert calls == ["0", "1", "start", "2", "3", "stop", "4", "5"]
+    # All ranks meet before and after the start, so that none misses it, and before the stop, so that none is cut.
+    assert calls == ["0", "1", "meet", "start", "open", "meet", "2", "3", "meet", "close", "stop", "4", "5"]
 
-    # A window that reaches the end of the run is closed after it.
+    # A training that ends inside the window closes it without meeting anyone: other ranks may be gone.
     calls.clear()
-    window = ProfileWindow(1, 99)
+    window = ProfileWindow(1, 99, RecordedRecorder(calls))
     window.before(0)
     window.before(1)
     window.close()
     window.close()
     assert calls == ["start", "stop"]
     assert ProfileWindow.from_text(None) is None and ProfileWindow.from_text("") is None
+
+
+def test_ranges_of_a_window() -> None:
+    inner = RecordedRanges()
+    ranges = WindowRanges(inner)  # type: ignore[arg-type]
+    for is_open in (False, True, False):
+        ranges.on = is_open
+        ranges.push("iteration", 7)
+        ranges.push("update")
+        ranges.pop()
+        ranges.pop()
+    assert inner.paths == ["iteration", "iteration/update"] and inner.payloads == [7] and inner.stack == []
 
 
 @pytest.mark.parametrize("text", ["5", "5:", ":5", "5:5", "6:5", "-1:5", "a:b", "1:2:3"])

@@ -109,7 +109,7 @@ def offence(module: str, imported: str, in_function: bool) -> str | None:
         target = part_of(imported)
         if part == target and part != "leaf":
             return None
-        if part == "plan" and imported == "paceline.profiling.nsys":
+        if part in ("plan", "job") and imported == "paceline.profiling.nsys":  # standard library only
             return None
         if COMMAND_LINE.fullmatch(module) and target == "analysis":
             return None if in_function else "the CLI imports analysis inside its commands only"

@@ -1,0 +1,286 @@
+#!/bin/bash
+#
+# Job script of one case, made by Paceline. Runs with `sbatch job.sh` from its own folder, and with `bash job.sh`.
+#   case      8081dc5d9544, attempt 1
+#   training  Isaac-Ant-Direct, rsl_rl, cuda
+#   size      4 ranks on 1 node(s), 16384 environments in all
+# What exactly runs stands in case.json; this script only prepares the node and starts it.
+# shellcheck disable=SC2016 # values in single quotes are meant as they are
+set -euo pipefail
+
+RUN_DIR=/r/runs/8081dc5d9544/attempt-1
+CODE_DIR=/r/code
+PYTHON=/opt/isaaclab/bin/python
+
+cd -- "$RUN_DIR"
+attempt=1
+before= # folder of the attempt that this job was at before Slurm started it again
+if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
+    # Every start is an attempt of its own: what the one before left stays as it is.
+    while [ -d "../attempt-$((attempt + 1))" ]; do attempt=$((attempt + 1)); done
+    before="${RUN_DIR%/*}/attempt-$attempt"
+    attempt=$((attempt + 1))
+    RUN_DIR="${RUN_DIR%/*}/attempt-$attempt"
+    mkdir -- "$RUN_DIR"
+    for file in case.json launch.json attempt.json job.sh; do
+        if [ -e "$before/$file" ]; then cp -- "$before/$file" "$RUN_DIR/"; fi
+    done
+    cd -- "$RUN_DIR"
+    exec >>train.log 2>&1
+fi
+# Started by hand in a terminal: keep the log as well. (Slurm and the launcher write train.log themselves.)
+if [ -z "${SLURM_JOB_ID:-}" ] && [ -t 1 ]; then exec > >(tee -i train.log) 2>&1; fi
+
+# ---- what the training sees -----------------------------------------------------------------------------------------
+
+export PACELINE_RUN_DIR="$RUN_DIR"
+export PYTHONPATH="$CODE_DIR" # the study's own copy of the code, never the checkout
+export PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+export HYDRA_FULL_ERROR=1
+# The same number of threads for each rank at every world size, or the curve would show thread scaling as well.
+export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+export OPENBLAS_NUM_THREADS=1 NUMEXPR_NUM_THREADS=1
+export ACCEPT_EULA=Y OMNI_KIT_ACCEPT_EULA=YES # the cluster profile says that its owner accepts the licence
+
+say() { printf 'paceline: %s\n' "$*"; }
+fail() {
+    printf 'paceline: error: %s\n' "$*" >&2
+    exit 1
+}
+
+# ---- the end: always the same way out -------------------------------------------------------------------------------
+
+train_pid=   # process group of the training, once it runs
+interrupted= # why it was stopped: time_limit, preempted or signal
+here=(env)   # command prefix for this node; the container, once that is set up
+
+# An image that does not start cannot say so: then this node's own Python does, if it has one that is new enough.
+sentinel() {
+    local command=(-m paceline.bench.sentinel "$@")
+    "${here[@]}" "$PYTHON" "${command[@]}" || [ -e result.json ] || python3 "${command[@]}"
+}
+
+# Writes the sentinel, exactly once, whatever happened before. It decides whether the run counts, not the exit code.
+# shellcheck disable=SC2317 # called by trap
+finish() {
+    local exit_code=$?
+    local ended=(--exit-code "$exit_code")
+    trap - EXIT
+    trap '' USR1 TERM INT
+    set +e
+    if [ -n "$interrupted" ]; then ended+=(--interrupted "$interrupted"); fi
+    sentinel "${ended[@]}"
+    if [ -n "${NODE_DIR:-}" ]; then on_nodes timeout 60 rm -rf -- "$NODE_DIR"; fi
+    if grep -q '"status": "completed"' result.json 2>/dev/null; then exit 0; fi
+    if [ "$exit_code" -ne 0 ]; then exit "$exit_code"; fi
+    exit 1
+}
+trap finish EXIT
+
+# Slurm sends USR1 to this shell only, 120 s before the time limit (the simulator would die of it); TERM comes from
+# scancel, preemption or the launcher. Either way the training gets TERM, and KILL if it does not end.
+# shellcheck disable=SC2317 # called by trap
+on_signal() {
+    interrupted=signal
+    if [ "$1" = USR1 ]; then interrupted=time_limit; fi
+    if [ -n "${SLURM_JOB_ID:-}" ]; then
+        case $(timeout 10 scontrol show job --oneliner "$SLURM_JOB_ID" 2>/dev/null) in
+            *PreemptTime=[0-9]* | *JobState=PREEMPTED*) interrupted=preempted ;;
+        esac
+    fi
+    say "signal $1 ($interrupted): stopping"
+    if [ -n "$train_pid" ]; then stop_training; fi
+}
+# shellcheck disable=SC2317 # called by trap
+stop_training() {
+    kill -TERM -- "-$train_pid" 2>/dev/null || true
+    { sleep 45 && kill -KILL -- "-$train_pid"; } </dev/null >/dev/null 2>&1 &
+}
+trap 'on_signal USR1' USR1
+trap 'on_signal TERM' TERM
+trap 'on_signal INT' INT
+
+# ---- environment capture: names of variables only, their values may be secrets --------------------------------------
+
+say "started $(date -u +%Y-%m-%dT%H:%M:%SZ) on $(uname -n), $(uname -sr), bash $BASH_VERSION"
+say "job ${SLURM_JOB_ID:-none}, nodes ${SLURM_JOB_NODELIST:-$(uname -n)}, GPUs ${CUDA_VISIBLE_DEVICES:-not restricted}"
+say "variables: $(compgen -e | tr '\n' ' ')"
+if command -v nvidia-smi >/dev/null; then timeout 20 nvidia-smi -L || true; fi
+
+# ---- caches: compiled kernels are kept between jobs -----------------------------------------------------------------
+
+CACHE_DIR=${XDG_CACHE_HOME:-${HOME:-$RUN_DIR}/.cache}/paceline
+mkdir -p "$CACHE_DIR/xdg" "$CACHE_DIR/warp" || fail "the cache folder cannot be made: $CACHE_DIR"
+CACHE_DIR=$(cd -- "$CACHE_DIR" && pwd)
+export WARP_CACHE_PATH="$CACHE_DIR/warp"
+export XDG_CACHE_HOME="$CACHE_DIR/xdg"
+export TORCHINDUCTOR_CACHE_DIR="$CACHE_DIR/inductor" TRITON_CACHE_DIR="$CACHE_DIR/triton"
+
+# ---- folders on the node: an image is read-only, and two ranks must not write to one cache -----------------------------
+
+on_nodes() { "$@"; }
+NODE_DIR=${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/paceline-$(id -u)-${SLURM_JOB_ID:-$$}-${SLURM_RESTART_COUNT:-0}
+case $NODE_DIR in
+    *[:,\"]*) fail "a colon, comma or quote in TMPDIR: this folder cannot be bound into a container: $NODE_DIR" ;;
+esac
+# The owner counts: where everybody may write, somebody else could have made a folder of this name.
+# shellcheck disable=SC2016 # the inner shell expands them
+on_nodes bash -c '{ mkdir -m 700 -- "$1" 2>/dev/null || { [ -d "$1" ] && [ ! -L "$1" ] && [ -O "$1" ]; }; } &&
+    mkdir -p -- "$1/home"' bash "$NODE_DIR" || fail "this folder cannot be made on every node: $NODE_DIR"
+export PACELINE_NODE_DIR="$NODE_DIR" PACELINE_WARM_DIR="$CACHE_DIR/warm"
+export PYTHONNOUSERSITE=1 # packages in the user's own ~/.local are none of the image's
+if [ "$(id -u)" = 0 ]; then export OMNI_KIT_ALLOW_ROOT=1; fi
+mounts=() # SOURCE:TARGET, for folders that the image writes to; known once it was asked
+
+# ---- where it runs --------------------------------------------------------------------------------------------------
+
+# The node's own nsys is shown to the container, in case the image has none.
+node_nsys=$(readlink -f "$(command -v "${PACELINE_NSYS:-nsys}" || true)" || true)
+nsys_folder=
+if [ -n "$node_nsys" ]; then nsys_folder=$(dirname "$(dirname "$node_nsys")"); fi
+# Docker passes no variables on by itself. All GPUs are shown; CUDA_VISIBLE_DEVICES then picks those that Slurm gave.
+export HOME="$NODE_DIR/home" # the user has no home folder in the image
+enter() {
+    local name variables=()
+    for name in \
+        PACELINE_RUN_DIR \
+        PACELINE_NODE_DIR \
+        PACELINE_WARM_DIR \
+        PACELINE_CACHE_KEY \
+        PACELINE_IMAGE_DIGEST \
+        PYTHONPATH \
+        PYTHONSAFEPATH \
+        PYTHONDONTWRITEBYTECODE \
+        PYTHONUNBUFFERED \
+        PYTHONNOUSERSITE \
+        PYTHONPYCACHEPREFIX \
+        ISAACSIM_ASSET_ROOT \
+        WARP_CACHE_PATH \
+        XDG_CACHE_HOME \
+        TORCHINDUCTOR_CACHE_DIR \
+        TRITON_CACHE_DIR \
+        OMP_NUM_THREADS \
+        MKL_NUM_THREADS \
+        OPENBLAS_NUM_THREADS \
+        NUMEXPR_NUM_THREADS \
+        ACCEPT_EULA \
+        OMNI_KIT_ACCEPT_EULA \
+        HYDRA_FULL_ERROR \
+        HOME \
+        ISAACLAB_PATH \
+        OMNI_KIT_ALLOW_ROOT \
+        CUDA_VISIBLE_DEVICES $(compgen -A export SLURM_); do
+        if [ -n "${!name+set}" ]; then variables+=(--env "$name"); fi
+    done
+    here=(docker run --rm --init --interactive --network=host --ipc=host
+        --gpus=all
+        --user "$(id -u):$(id -g)"
+        --workdir "$RUN_DIR"
+        "${variables[@]}"
+        --volume /r:/r
+        --volume "$CACHE_DIR:$CACHE_DIR"
+        --volume "$NODE_DIR:$NODE_DIR"
+        "${mounts[@]/#/--volume=}"
+        ${nsys_folder:+--volume "$nsys_folder:$nsys_folder:ro"}
+        --volume /scratch:/scratch
+        --volume /data:/mnt/data:ro
+        --shm-size=8g
+        --entrypoint env
+        nvcr.io/nvidia/isaac-lab:2.3.2)
+    everywhere=("${here[@]}")
+}
+
+# ---- the image: its Python and its layout are asked for, not assumed ---------------------------------------------------
+
+PACELINE_IMAGE_DIGEST=$(docker image inspect --format '{{.Id}}' nvcr.io/nvidia/isaac-lab:2.3.2 2>/dev/null || echo nvcr.io/nvidia/isaac-lab:2.3.2)
+export PACELINE_IMAGE_DIGEST
+enter
+# shellcheck disable=SC2016 # the image's shell expands them
+image_facts=$("${here[@]}" sh -c '
+    for python in /opt/isaaclab/bin/python /isaac-sim/python.sh /workspace/isaaclab/_isaac_sim/python.sh \
+        /opt/isaaclab-venv/bin/python "${VIRTUAL_ENV:-/none}/bin/python" "$(command -v python3)"; do
+        if [ -x "$python" ]; then echo "python $python"; break; fi
+    done
+    for folder in "${ISAACLAB_PATH:-/none}" /workspace/isaaclab; do
+        if [ -d "$folder/scripts" ]; then echo "isaaclab $folder"; break; fi
+    done
+    for folder in /isaac-sim/kit/cache /isaac-sim/kit/data /isaac-sim/kit/logs /workspace/isaaclab/logs \
+        /workspace/isaaclab/data_storage /var/cache/hub; do
+        if [ -d "$folder" ] && [ ! -w "$folder" ]; then echo "folder $folder"; fi
+    done' </dev/null) || fail "the image does not start (the lines above say why): "nvcr.io/nvidia/isaac-lab:2.3.2
+while read -r word value; do
+    case $word in
+        python) if [ "$PYTHON" = auto ]; then PYTHON=$value; fi ;;
+        isaaclab) export ISAACLAB_PATH="${ISAACLAB_PATH:-$value}" ;;
+        folder) mounts+=("$NODE_DIR/image$value:$value") ;;
+    esac
+done <<<"$image_facts"
+[ "$PYTHON" != auto ] || fail "no Python was found in the image; name it with python: in the cluster profile"
+if [ -n "${mounts[*]}" ]; then on_nodes mkdir -p -- "${mounts[@]%%:*}"; fi
+enter
+say "image $PACELINE_IMAGE_DIGEST, Python $PYTHON; in the place of folders in it: ${mounts[*]:-none}"
+PACELINE_CACHE_KEY=$("${here[@]}" "$PYTHON" -m paceline.bench.caches key </dev/null) || fail "the key of the kernel cache cannot be made"
+export PACELINE_CACHE_KEY PYTHONPYCACHEPREFIX="$CACHE_DIR/bytecode/$PACELINE_CACHE_KEY"
+unset PYTHONDONTWRITEBYTECODE # images come without compiled modules, and every rank would compile them anew
+enter
+
+if [ -n "$before" ] && [ ! -e "$before/result.json" ]; then
+    # Nothing of that attempt lived long enough to say how it ended: its node went away.
+    PACELINE_RUN_DIR="$before" sentinel --interrupted node_failure || true
+fi
+
+# ---- preflight: fail in seconds, with a reason ----------------------------------------------------------------------
+
+if ! printf x >.paceline-preflight || ! rm .paceline-preflight; then fail "the run folder is not writable: $RUN_DIR"; fi
+[ -d "$CODE_DIR/paceline" ] || fail "the study's copy of the code is missing: $CODE_DIR"
+"${here[@]}" "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    fail "this Python does not run, or is older than 3.10: $PYTHON"
+# GPUs are taken as Slurm set them and never renumbered.
+if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+    gpus=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c .) || true
+else
+    gpus=$(timeout 20 nvidia-smi -L 2>/dev/null | grep -c '^GPU ') || true
+fi
+[ "$gpus" -ge 4 ] || fail "$gpus GPUs are visible on $(uname -n), 4 are needed"
+
+# ---- training: torchrun, one process per rank -----------------------------------------------------------------------
+
+torchrun=(--standalone --nnodes=1 --nproc-per-node=4)
+
+# ---- profiler: one nsys per node, around all of its ranks; its report is closed before the simulator shuts down -------
+
+profiler=()
+nsys=$("${here[@]}" "$PYTHON" -m paceline.profiling.profiler choose ${node_nsys:+--also "$node_nsys"}) ||
+    fail "the profiler cannot be used (the line above says why)"
+if [ -n "$nsys" ]; then
+    profiler=("$PYTHON" -m paceline.profiling.profiler run -- "$nsys" profile
+        "--output=$RUN_DIR/profile/nsys-0"
+        '--force-overwrite=true'
+        '--trace=cuda,nvtx'
+        '--sample=none'
+        '--cpuctxsw=none'
+        '--resolve-symbols=false'
+        '--cuda-graph-trace=graph'
+        '--capture-range=cudaProfilerApi'
+        '--capture-range-end=stop')
+fi
+if [ -n "$interrupted" ]; then exit 143; fi
+say "training starts at $(date -u +%Y-%m-%dT%H:%M:%SZ)"
+# setsid: a process group of its own, so that all of it can be stopped.
+setsid "${everywhere[@]}" "$PYTHON" -m paceline.bench.supervise \
+    --stall-s 1800 --exit-grace-s 300 -- \
+    "${profiler[@]}" "$PYTHON" -m torch.distributed.run "${torchrun[@]}" -m paceline.bench.worker </dev/null &
+train_pid=$!
+if [ -n "$interrupted" ]; then stop_training; fi
+# A trapped signal makes `wait` return early: wait until the training has really ended.
+while :; do
+    exit_code=0
+    wait "$train_pid" || exit_code=$?
+    kill -0 "$train_pid" 2>/dev/null || break
+done
+say "training ended at $(date -u +%Y-%m-%dT%H:%M:%SZ) with exit code $exit_code"
+if [ "$exit_code" = 0 ]; then "${here[@]}" "$PYTHON" -m paceline.bench.caches publish </dev/null || say "the kernel cache was not kept"; fi
+if [ -z "$interrupted" ]; then
+    "${here[@]}" "$PYTHON" -m paceline.profiling.profiler export || say "there is no trace of this run"
+fi
+exit "$exit_code"
