@@ -41,6 +41,10 @@ profile: setup ## Profile the study at 1 and at all GPUs (nsys if it is there), 
 	$${TASK:+--set "task=$$TASK"} $${TRAINER:+--set "trainer=$$TRAINER"} $${ENVS:+--set "num_envs=$$ENVS"} \
 	$${GPUS:+--gpus="$$GPUS"} $${ITERATIONS:+--iterations="$$ITERATIONS"}
 
+.PHONY: env-sweep
+env-sweep: setup ## Find out how many environments one GPU should simulate (ENVS: the first number), and report
+	@$(call run,env_sweep,start_envs)
+
 .PHONY: report
 report: setup ## Write the report of the study in FOLDER again
 	@$(paceline) report "$${FOLDER:?make report FOLDER=<study folder>}"

@@ -19,6 +19,7 @@ from paceline.bench.errors import PacelineError
 COMMANDS = {
     "plan": "show what a study would run: cases, scripts, GPU hours (dry run)",
     "run": "run a study, or complete it, and report",
+    "sweep": "find out how many environments: double them until something ends it, and report",
     "watch": "follow a study that is under way, and report",
     "status": "show the state of every case",
     "retry": "run the cases that failed or are missing, and report",

@@ -19,7 +19,7 @@ from paceline.bench.rundir import StudyDir
 from paceline.bench.status import CaseStatus, study_status
 from paceline.bench.study import Study, load_study
 
-EXTENDABLE = frozenset({"repeats", "world_sizes", "name", "time_limit_min", "tuning"})
+EXTENDABLE = frozenset({"limit_envs", "resolution_pct", "sweep_time_min", "repeats", "world_sizes", "name", "time_limit_min", "tuning"})
 """Fields of a study that may change in a folder that already holds runs: they add cases or leave them as they are."""
 
 
@@ -61,7 +61,7 @@ def create(folder: Path, study: Study, cluster: Cluster) -> OpenStudy:
         _require_same_study(directory, study)
     elif directory.path.exists() and any(directory.path.iterdir()):
         raise LaunchError(f"{folder}: not a study folder and not empty; choose another with --folder")
-    opened = OpenStudy(directory=directory, study=study, cluster=cluster, plan=make_plan(study, cluster))
+    opened = OpenStudy(directory=directory, study=study, cluster=cluster, plan=_plan(directory, study, cluster))
     try:
         directory.runs.mkdir(parents=True, exist_ok=True)
         directory.cluster_yaml.write_text(cluster_module.to_yaml(cluster), encoding="utf-8")
@@ -80,7 +80,16 @@ def open_study(folder: Path) -> OpenStudy:
         raise LaunchError(f"{folder}: not a study folder (it has no study.yaml)")
     cluster = load_cluster(directory.cluster_yaml)
     study = load_study(directory.study_yaml, {})
-    return OpenStudy(directory=directory, study=study, cluster=cluster, plan=make_plan(study, cluster))
+    return OpenStudy(directory=directory, study=study, cluster=cluster, plan=_plan(directory, study, cluster))
+
+
+def _plan(directory: StudyDir, study: Study, cluster: Cluster) -> Plan:
+    """Return what is planned in a folder; the cases of a sweep follow from the results that are there."""
+    if study.kind == "sweep":
+        from paceline.bench.sweepledger import Ledger
+
+        return Ledger(directory, study, cluster).plan()
+    return make_plan(study, cluster)
 
 
 def _require_same_study(directory: StudyDir, study: Study) -> None:
@@ -122,6 +131,8 @@ def job_side(cluster: Cluster, say: Callable[[str], None]) -> JobSide:
 def default_folder(study: Study, cluster: Cluster) -> Path:
     """Return where a study's folder goes when none is named: below the profile's results folder, named by content."""
     size = f"{study.num_envs}envs" if study.kind == "strong" else f"{study.num_envs_per_rank}envs-per-rank"
+    if study.kind == "sweep":
+        size = f"from{study.start_envs}envs"
     return Path(cluster.results).expanduser() / f"{study.name}-{study.task}-{study.trainer}-{size}-{cluster.name}"
 
 

@@ -13,8 +13,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from paceline.bench.record import Case
-
 _LINE_LIMIT = 4000
 
 
@@ -80,12 +78,12 @@ class LogFindings:
     """First line that says that device memory ended, None if none does."""
 
 
-def read_log(path: Path, case: Case) -> LogFindings:
+def read_log(path: Path, num_envs_per_rank: int) -> LogFindings:
     """Return what the log of a run says; nothing if there is no log. Reads line by line: such logs can be large."""
     try:
         with path.open("rb") as stream:
             lines = (line[:_LINE_LIMIT] for line in stream if _INTERESTING.search(line[:_LINE_LIMIT]))
-            return scan((line.decode("utf-8", errors="replace") for line in lines), case.num_envs_per_rank)
+            return scan((line.decode("utf-8", errors="replace") for line in lines), num_envs_per_rank)
     except OSError:
         return LogFindings(overflows=(), out_of_memory=None)
 
@@ -107,10 +105,9 @@ def scan(lines: Iterable[str], num_envs_per_rank: int) -> LogFindings:
             continue
         values = match.groupdict()
         buffer = values["buffer"]
-        if values.get("needed"):
-            needed = int(values["needed"])
-        else:
-            needed = math.ceil(int(values["total"]) / num_envs_per_rank)
+        # Newton counts the contacts of all environments, its setting those of one.
+        per_env = None if values.get("needed") else math.ceil(int(values["total"]) / num_envs_per_rank)
+        needed = int(values["needed"]) if per_env is None else per_env
         before = found.get(buffer)
         found[buffer] = Overflow(
             buffer=buffer,

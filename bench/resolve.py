@@ -31,7 +31,7 @@ DEFAULTS: Mapping[str, Any] = {
     "threads_per_rank": 1,
     "overrides": (),
     "environment": {},
-    "cool_s": 0.0,
+    "cool_s": 0,
 }
 SWEEP_DEFAULTS: Mapping[str, Any] = {
     "world_sizes": (1,),

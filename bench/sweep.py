@@ -96,7 +96,7 @@ def ladder_cases(study: Study, cluster: Cluster) -> list[Case]:
 
 
 def case_of(study: Study, cluster: Cluster, point: Point) -> Case:
-    """Return the case of a point. rsl_rl keeps the number of minibatches, rl_games their size, as both do by themselves."""
+    """Return the case of a point: rsl_rl keeps the number of minibatches, rl_games their size, as by default."""
     assert isinstance(study.world_sizes, tuple) and study.horizon and study.num_minibatches
     world_size = study.world_sizes[0]
     values = shared_values(study, cluster)

@@ -21,8 +21,15 @@ if TYPE_CHECKING:
 def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare STUDY, --cluster and --set."""
     parser.add_argument(
-        "study", metavar="STUDY", help="a study file, or the name of a shipped one (strong_scaling, weak_scaling)"
+        "study",
+        metavar="STUDY",
+        help="a study file, or the name of a shipped one (strong_scaling, weak_scaling, env_sweep)",
     )
+    add_site_arguments(parser)
+
+
+def add_site_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare --cluster and --set."""
     parser.add_argument(
         "--cluster",
         metavar="NAME",
@@ -78,6 +85,9 @@ def finish(opened: OpenStudy, statuses: Sequence[CaseStatus]) -> int:
     """
     from paceline.bench.display import case_label, note
 
+    if opened.study.kind == "sweep":  # runs that did not complete are its results
+        print_report(opened.directory.path)
+        return 0
     failed = [status for status in statuses if not status.done]
     for status in failed:
         where = ""
@@ -90,6 +100,18 @@ def finish(opened: OpenStudy, statuses: Sequence[CaseStatus]) -> int:
         return 1
     print_report(opened.directory.path)
     return 1 if failed else 0
+
+
+def study_kind(folder: Path) -> str:
+    """Return the kind of the study that a folder holds, empty if it holds none that can be read."""
+    import yaml
+    from paceline.bench.rundir import StudyDir
+
+    try:
+        data = yaml.safe_load(StudyDir(folder).study_yaml.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return ""
+    return str(data.get("kind", "")) if isinstance(data, dict) else ""
 
 
 def print_report(folder: Path) -> None:

@@ -26,6 +26,11 @@ def run(args: argparse.Namespace) -> int:
     from paceline.bench.launch import find_folder
 
     folder = find_folder(args.folder)
+    if args.format == "json" and common.study_kind(folder) == "sweep":
+        from paceline.bench.commands.sweep import report as report_sweep
+
+        report_sweep(folder, "json")
+        return 0
     if args.format == "text":
         common.print_report(folder)
         return 0

@@ -35,6 +35,10 @@ def run(args: argparse.Namespace) -> int:
 
 def drive(opened: OpenStudy) -> int:
     """Bring an open study to its end under its lock, with progress, and report."""
+    if opened.study.kind == "sweep":
+        from paceline.bench.commands.sweep import drive as drive_sweep
+
+        return drive_sweep(opened)
     from paceline.bench import launch
     from paceline.bench.display import Display
     from paceline.bench.driver import Driver

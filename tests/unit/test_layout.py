@@ -23,6 +23,7 @@ LEAVES = {
     "paceline.bench.errors",
     "paceline.bench.record",
     "paceline.bench.rundir",
+    "paceline.bench.overflow",
     "paceline.profiling.phases",
 }
 STDLIB = set(sys.stdlib_module_names)

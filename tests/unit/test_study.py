@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from paceline.bench import yamlfile
 from paceline.bench.cluster import Cluster
 from paceline.bench.errors import StudyError
-from paceline.bench.study import Study, load_study, parse_study, resolve, to_yaml
+from paceline.bench.study import Study, load_study, parse_study, resolve, shipped, to_yaml
 
 LOCAL = Cluster(name="here", scheduler="local")
 SLURM = Cluster(name="site", scheduler="slurm", gpus_per_node=8, max_nodes=4)
@@ -146,7 +146,7 @@ def test_unknown_study_names_the_shipped_ones(tmp_path: Path, monkeypatch: pytes
         load_study("strong_scalling", {})
     assert str(caught.value) == (
         "study 'strong_scalling': no such file; did you mean 'strong_scaling'? "
-        "(shipped studies: strong_scaling, weak_scaling)"
+        f"(shipped studies: {', '.join(shipped())})"
     )
 
 

@@ -1,0 +1,56 @@
+"""What GPUs can do on paper, from gpu_specs.json, and whether a GPU that was measured is the one on paper."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+_MEMORY_TOLERANCE = 0.06  # drivers keep part of the memory, and makers count in 10^9 or 2^30
+_POWER_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GpuSpec:
+    """One GPU model as its maker describes it."""
+
+    name: str
+    nvml_name: str
+    """Regular expression over the name that NVML tells."""
+    memory_bytes: int
+    memory_bandwidth_gb_per_s: float
+    fp32_tflop_per_s: float
+    """Single precision outside tensor cores."""
+    power_limit_w: float
+    source: str
+
+
+@cache
+def specs() -> tuple[GpuSpec, ...]:
+    """Return all GPU models that are known."""
+    data = json.loads(files("paceline.analysis").joinpath("gpu_specs.json").read_text(encoding="utf-8"))
+    return tuple(GpuSpec(**entry) for entry in data["gpus"])
+
+
+def lookup(name: str) -> GpuSpec | None:
+    """Return what is known of a GPU, by the name that NVML (or a table) gives it; None if nothing is."""
+    text = name.strip()
+    exact = next((spec for spec in specs() if re.search(spec.nvml_name, text)), None)
+    return exact or next((spec for spec in specs() if spec.name.lower() == text.lower()), None)
+
+
+def disagreements(spec: GpuSpec, memory_bytes: float | None, power_limit_w: float | None) -> list[str]:
+    """Return where a GPU as NVML describes it differs from the data sheet, one sentence each."""
+    found = []
+    if memory_bytes and abs(memory_bytes / spec.memory_bytes - 1.0) > _MEMORY_TOLERANCE:
+        found.append(
+            f"NVML tells {memory_bytes / 2**30:.1f} GiB of memory, "
+            f"the specification {spec.memory_bytes / 2**30:.1f} GiB"
+        )
+    if power_limit_w and abs(power_limit_w / spec.power_limit_w - 1.0) > _POWER_TOLERANCE:
+        found.append(
+            f"its power limit is set to {power_limit_w:.0f} W, the specification says {spec.power_limit_w:.0f} W"
+        )
+    return found
