@@ -120,6 +120,10 @@ def print_report(folder: Path) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    if study_kind(folder) == "sweep":
+        from paceline.bench.commands.sweep import print_sweep
+
+        return print_sweep(folder)
     analysis = report.Analysis(load.load_study(folder))
     page = report.write_analysis(analysis)
     screen = Console(highlight=False)
