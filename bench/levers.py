@@ -41,6 +41,8 @@ class Applied:
     share: affinity.Share | None = None
     library: str | None = None
     """Path of the host allocator."""
+    frozen_before: int = 0
+    """Objects that were out of the garbage collector's sight before the lever."""
 
 
 def apply(case: Case, local_rank: int) -> Applied:
@@ -78,6 +80,7 @@ def train(applied: Applied) -> None:
     mode = applied.asked.get("gc")
     if mode is None:
         return
+    applied.frozen_before = gc.get_freeze_count()
     gc.collect()
     gc.freeze()
     if mode == "rare":
@@ -142,7 +145,7 @@ def _contradiction(name: str, value: str, applied: Applied, facts: Mapping[str, 
         return None if facts["malloc"] else "no such library in the process"
     if name == "gc":
         thresholds = list(_RARE) if value == "rare" else None
-        fine = collector["frozen"] > 0 and collector["enabled"] == (value != "per_iteration")
+        fine = collector["frozen"] > applied.frozen_before and collector["enabled"] == (value != "per_iteration")
         fine = fine and (thresholds is None or collector["threshold"][:2] == thresholds[:2])
         return None if fine else str(collector)
     if name == "threads_per_rank":
@@ -154,7 +157,7 @@ def _contradiction(name: str, value: str, applied: Applied, facts: Mapping[str, 
 
 
 def _cuda_allocator() -> str | None:
-    """Return the name of torch's present allocator of device memory as the lever calls it, ``native`` for the stock one."""
+    """Return torch's present allocator of device memory as the lever calls it, ``native`` for the stock one."""
     import torch
 
     backend = torch.cuda.get_allocator_backend()

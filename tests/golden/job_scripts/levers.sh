@@ -1,0 +1,173 @@
+#!/bin/bash
+#SBATCH --job-name=paceline-c5d09db5c694
+#SBATCH --partition=gpu
+#SBATCH --time=01:00:00
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=32
+#SBATCH --mem=128G
+#SBATCH --gpus-per-node=4
+#SBATCH --signal=B:USR1@120
+#SBATCH --output=train.log
+#SBATCH --open-mode=append
+#SBATCH --no-requeue
+#
+# Job script of one case, made by Paceline. Runs with `sbatch job.sh` from its own folder, and with `bash job.sh`.
+#   case      c5d09db5c694, attempt 1
+#   training  Isaac-Ant-Direct, rsl_rl, cuda
+#   size      4 ranks on 1 node(s), 16384 environments in all
+#   lever     cpu_affinity=numa (each rank sets it before torch is loaded, and reads it back)
+#   lever     environment.X=a\n#SBATCH b (each rank sets it before torch is loaded, and reads it back)
+# What exactly runs stands in case.json; this script only prepares the node and starts it.
+# shellcheck disable=SC2016 # values in single quotes are meant as they are
+set -euo pipefail
+
+RUN_DIR=/results/study/runs/c5d09db5c694/attempt-1
+CODE_DIR=/results/study/code
+PYTHON=/opt/isaaclab/bin/python
+
+cd -- "$RUN_DIR"
+attempt=1
+before= # folder of the attempt that this job was at before Slurm started it again
+if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
+    # Every start is an attempt of its own: what the one before left stays as it is.
+    while [ -d "../attempt-$((attempt + 1))" ]; do attempt=$((attempt + 1)); done
+    before="${RUN_DIR%/*}/attempt-$attempt"
+    attempt=$((attempt + 1))
+    RUN_DIR="${RUN_DIR%/*}/attempt-$attempt"
+    mkdir -- "$RUN_DIR"
+    for file in case.json launch.json attempt.json job.sh; do
+        if [ -e "$before/$file" ]; then cp -- "$before/$file" "$RUN_DIR/"; fi
+    done
+    cd -- "$RUN_DIR"
+    exec >>train.log 2>&1
+fi
+# Started by hand in a terminal: keep the log as well. (Slurm and the launcher write train.log themselves.)
+if [ -z "${SLURM_JOB_ID:-}" ] && [ -t 1 ]; then exec > >(tee -i train.log) 2>&1; fi
+
+# ---- what the training sees -----------------------------------------------------------------------------------------
+
+export PACELINE_RUN_DIR="$RUN_DIR"
+export PYTHONPATH="$CODE_DIR" # the study's own copy of the code, never the checkout
+export PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+export HYDRA_FULL_ERROR=1
+export ISAACSIM_ASSET_ROOT=/assets
+# The same number of threads for each rank at every world size, or the curve would show thread scaling as well.
+export OMP_NUM_THREADS=4 MKL_NUM_THREADS=4
+export OPENBLAS_NUM_THREADS=4 NUMEXPR_NUM_THREADS=4
+
+say() { printf 'paceline: %s\n' "$*"; }
+fail() {
+    printf 'paceline: error: %s\n' "$*" >&2
+    exit 1
+}
+
+# ---- the end: always the same way out -------------------------------------------------------------------------------
+
+train_pid=   # process group of the training, once it runs
+interrupted= # why it was stopped: time_limit, preempted or signal
+here=(env)   # command prefix for this node; the container, once that is set up
+
+sentinel() { "${here[@]}" "$PYTHON" -m paceline.bench.sentinel "$@"; }
+
+# Writes the sentinel, exactly once, whatever happened before. It decides whether the run counts, not the exit code.
+# shellcheck disable=SC2317 # called by trap
+finish() {
+    local exit_code=$?
+    local ended=(--exit-code "$exit_code")
+    trap - EXIT
+    trap '' USR1 TERM INT
+    set +e
+    if [ -n "$interrupted" ]; then ended+=(--interrupted "$interrupted"); fi
+    sentinel "${ended[@]}"
+    if grep -q '"status": "completed"' result.json 2>/dev/null; then exit 0; fi
+    if [ "$exit_code" -ne 0 ]; then exit "$exit_code"; fi
+    exit 1
+}
+trap finish EXIT
+
+# Slurm sends USR1 to this shell only, 120 s before the time limit (the simulator would die of it); TERM comes from
+# scancel, preemption or the launcher. Either way the training gets TERM, and KILL if it does not end.
+# shellcheck disable=SC2317 # called by trap
+on_signal() {
+    interrupted=signal
+    if [ "$1" = USR1 ]; then interrupted=time_limit; fi
+    if [ -n "${SLURM_JOB_ID:-}" ]; then
+        case $(timeout 10 scontrol show job --oneliner "$SLURM_JOB_ID" 2>/dev/null) in
+            *PreemptTime=[0-9]* | *JobState=PREEMPTED*) interrupted=preempted ;;
+        esac
+    fi
+    say "signal $1 ($interrupted): stopping"
+    if [ -n "$train_pid" ]; then stop_training; fi
+}
+# shellcheck disable=SC2317 # called by trap
+stop_training() {
+    kill -TERM -- "-$train_pid" 2>/dev/null || true
+    { sleep 45 && kill -KILL -- "-$train_pid"; } </dev/null >/dev/null 2>&1 &
+}
+trap 'on_signal USR1' USR1
+trap 'on_signal TERM' TERM
+trap 'on_signal INT' INT
+
+# ---- environment capture: names of variables only, their values may be secrets --------------------------------------
+
+say "started $(date -u +%Y-%m-%dT%H:%M:%SZ) on $(uname -n), $(uname -sr), bash $BASH_VERSION"
+say "job ${SLURM_JOB_ID:-none}, nodes ${SLURM_JOB_NODELIST:-$(uname -n)}, GPUs ${CUDA_VISIBLE_DEVICES:-not restricted}"
+say "variables: $(compgen -e | tr '\n' ' ')"
+if command -v nvidia-smi >/dev/null; then timeout 20 nvidia-smi -L || true; fi
+
+# ---- caches: compiled kernels are kept between jobs -----------------------------------------------------------------
+
+CACHE_DIR=${XDG_CACHE_HOME:-${HOME:-$RUN_DIR}/.cache}/paceline
+mkdir -p "$CACHE_DIR/xdg" "$CACHE_DIR/warp" || fail "the cache folder cannot be made: $CACHE_DIR"
+CACHE_DIR=$(cd -- "$CACHE_DIR" && pwd)
+export WARP_CACHE_PATH="$CACHE_DIR/warp"
+export XDG_CACHE_HOME="$CACHE_DIR/xdg"
+export TORCHINDUCTOR_CACHE_DIR="$CACHE_DIR/inductor" TRITON_CACHE_DIR="$CACHE_DIR/triton"
+
+# ---- where it runs --------------------------------------------------------------------------------------------------
+
+here=(env) # no container: the command as it is
+# Compiled modules are kept with the caches: otherwise every rank compiles torch and Isaac Lab anew, for ten seconds.
+export PYTHONPYCACHEPREFIX="$CACHE_DIR/bytecode"
+unset PYTHONDONTWRITEBYTECODE
+everywhere=("${here[@]}")
+
+if [ -n "$before" ] && [ ! -e "$before/result.json" ]; then
+    # Nothing of that attempt lived long enough to say how it ended: its node went away.
+    PACELINE_RUN_DIR="$before" sentinel --interrupted node_failure || true
+fi
+
+# ---- preflight: fail in seconds, with a reason ----------------------------------------------------------------------
+
+if ! printf x >.paceline-preflight || ! rm .paceline-preflight; then fail "the run folder is not writable: $RUN_DIR"; fi
+[ -d "$CODE_DIR/paceline" ] || fail "the study's copy of the code is missing: $CODE_DIR"
+"${here[@]}" "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    fail "this Python does not run, or is older than 3.10: $PYTHON"
+# GPUs are taken as Slurm set them and never renumbered.
+if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+    gpus=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c .) || true
+else
+    gpus=$(timeout 20 nvidia-smi -L 2>/dev/null | grep -c '^GPU ') || true
+fi
+[ "$gpus" -ge 4 ] || fail "$gpus GPUs are visible on $(uname -n), 4 are needed"
+
+# ---- training: torchrun, one process per rank -----------------------------------------------------------------------
+
+torchrun=(--standalone --nnodes=1 --nproc-per-node=4)
+if [ -n "$interrupted" ]; then exit 143; fi
+say "training starts at $(date -u +%Y-%m-%dT%H:%M:%SZ)"
+# setsid: a process group of its own, so that all of it can be stopped.
+setsid "${everywhere[@]}" "$PYTHON" -m paceline.bench.supervise \
+    --stall-s 1800 --exit-grace-s 60 -- \
+    "$PYTHON" -m torch.distributed.run "${torchrun[@]}" -m paceline.bench.worker </dev/null &
+train_pid=$!
+if [ -n "$interrupted" ]; then stop_training; fi
+# A trapped signal makes `wait` return early: wait until the training has really ended.
+while :; do
+    exit_code=0
+    wait "$train_pid" || exit_code=$?
+    kill -0 "$train_pid" 2>/dev/null || break
+done
+say "training ended at $(date -u +%Y-%m-%dT%H:%M:%SZ) with exit code $exit_code"
+exit "$exit_code"
