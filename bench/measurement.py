@@ -19,7 +19,7 @@ from paceline.bench.errors import LaunchError
 from paceline.bench.rankfile import RankFile, one_line
 from paceline.bench.record import Case
 from paceline.bench.rundir import RunDir
-from paceline.bench.trainers.isaaclab import Problem, Trainer, rank_of_environment
+from paceline.bench.trainers.isaaclab import Problem, Statistics, Trainer, rank_of_environment
 from paceline.profiling import profiler
 from paceline.profiling.brackets import wrappers
 from paceline.profiling.clock import IterationClock, IterationTimes
@@ -42,6 +42,8 @@ class Measurement:
         self.origin, self.origin_unix = time.perf_counter(), time.time()
         self.file = RankFile(run.rank_jsonl(self.rank))
         self.patches = Patches()
+        self.statistics: Statistics | None = None
+        """What the trainer said about the newest iteration."""
         self._cleanup = contextlib.ExitStack()
         self._rank_mark = f"rank={self.rank} world={self.world_size} local={self.local_rank}"
         self.profiler: str | None = None
@@ -107,12 +109,7 @@ class Measurement:
     def _train(self, trainer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], train: Callable[[], Any]) -> Any:
         """Write the header, train, write the end."""
         try:
-            problem = self.trainer.read_back(trainer, args, kwargs)
-            levers.train(self.levers)
-            effective = levers.effective(self.levers, self.trainer.options(trainer))
-            self._write_header(problem, effective)
-            self._check(problem)
-            levers.check(self.levers, effective)
+            self._begin(trainer, args, kwargs)
             result = train()
         except BaseException as error:
             self.fail(error)
@@ -120,6 +117,20 @@ class Measurement:
         finally:
             if self.window is not None:
                 self.window.close()
+        self._end()
+        return result
+
+    def _begin(self, trainer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Read back what the trainer is about to do, write the header, refuse what the case does not ask for."""
+        problem = self.trainer.read_back(trainer, args, kwargs)
+        levers.train(self.levers)
+        effective = levers.effective(self.levers, self.trainer.options(trainer))
+        self._write_header(problem, effective)
+        self._check(problem)
+        levers.check(self.levers, effective)
+
+    def _end(self) -> None:
+        """End the record of a trainer that has returned."""
         if self.file.iterations == self.case.iterations:
             self.file.end("completed", self._elapsed())
         else:
@@ -128,11 +139,14 @@ class Measurement:
                 self._elapsed(),
                 f"the trainer stopped after {self.file.iterations} of {self.case.iterations} iterations",
             )
-        return result
+
+    def _max_iterations(self) -> int:
+        """Return the number of iterations that the trainer must have been told."""
+        return self.case.iterations
 
     def _report(self, owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Write the row of the iteration that has just ended; runs outside the time of any iteration."""
-        statistics = self.trainer.statistics(owner, args, kwargs, result)
+        statistics = self.statistics = self.trainer.statistics(owner, args, kwargs, result)
         times = self.clock.take()
         allocated, used = self._memory()
         self.file.iteration(
@@ -169,7 +183,7 @@ class Measurement:
             "num_minibatches": case.num_minibatches,
             "minibatch_size_per_rank": case.minibatch_size_per_rank,
             "num_epochs": case.num_epochs,
-            "max_iterations": case.iterations,
+            "max_iterations": self._max_iterations(),
             "env_seed": case.seed + self.rank,
         }
         wrong = [
@@ -215,9 +229,7 @@ class Measurement:
         import torch
 
         device = hardware.device_facts(problem.device)
-        self._rank_mark = (
-            f"rank={self.rank} world={self.world_size} local={self.local_rank} gpu_uuid={device['uuid']}"
-        )
+        self._rank_mark = f"rank={self.rank} world={self.world_size} local={self.local_rank} gpu_uuid={device['uuid']}"
         if self.ranges is not None:
             self.ranges.mark(self._rank_mark)
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -43,14 +43,13 @@ class RankFile:
         self._line([_finite(value) for value in row])
         self.iterations += 1
 
-    def end(self, status: str, end_s: float, error: str | None = None) -> None:
-        """Write the last line, once: later calls change nothing."""
+    def end(self, status: str, end_s: float, error: str | None = None, **further: Any) -> None:
+        """Write the last line, once: later calls change nothing. ``further`` are more keys of it."""
         if self.ended:
             return
         self.ended = True
-        self._line(
-            {"type": "end", "status": status, "iterations": self.iterations, "end_s": round(end_s, 6), "error": error}
-        )
+        facts = {"status": status, "iterations": self.iterations, "end_s": round(end_s, 6), "error": error}
+        self._line({"type": "end", **facts, **further})
         self._stream.close()
 
     def _line(self, value: Any) -> None:

@@ -29,15 +29,23 @@ class RankSummary:
     """Last line if it is an end, None if the record was cut."""
 
     def completed(self, case: Case) -> bool:
-        """Return whether this rank did all its iterations and said so."""
+        """Return whether this rank did all its iterations and said so.
+
+        A start of a campaign resumes at an iteration, and is done early when another goal of the campaign is reached.
+        """
         return (
             self.header is not None
             and self.header.get("case_id") == case.case_id
             and self.header.get("rank") == self.rank
             and self.end is not None
             and self.end.get("status") == "completed"
-            and self.iterations == case.iterations
+            and (self.end.get("goal") is not None or self.start_iteration + self.iterations == case.iterations)
         )
+
+    @property
+    def start_iteration(self) -> int:
+        """Iteration that this start resumed at; 0 for a run from the beginning."""
+        return int((self.header or {}).get("start_iteration", 0))
 
 
 def read_rank(path: Path, rank: int) -> RankSummary:

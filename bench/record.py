@@ -27,7 +27,7 @@ RESULT_SCHEMA = "paceline.result/1"
 LAUNCH_SCHEMA = "paceline.launch/1"
 PROFILER_SCHEMA = "paceline.profiler/1"
 
-Kind = Literal["strong", "weak", "sweep", "gpus", "warmup", "profile"]
+Kind = Literal["strong", "weak", "sweep", "gpus", "warmup", "profile", "training"]
 Trainer = Literal["rsl_rl", "rl_games"]
 Device = Literal["cuda", "cpu"]
 
@@ -100,18 +100,18 @@ class Case:
     """Further Isaac Lab (Hydra) overrides, passed as they are."""
     environment: tuple[tuple[str, str], ...] = ()
     """Environment variables of the trainer, sorted by name."""
-    profile_window: str | None = None
-    """Of a profiled run (kind profile): its recorded iterations as first:last, counted from 0, last excluded."""
-    graph_trace: str | None = None
-    """Likewise: how nsys records CUDA graphs, ``graph`` or ``node``."""
-    profiler: str | None = None
-    """Likewise: ``auto``, ``nsys`` or ``torch`` (torch.profiler)."""
     placement: tuple[tuple[str, str], ...] = ()
     """Keys of the cluster profile that this case states otherwise, sorted: constraint, nodelist, partition ..."""
     cool_to_c: float | None = None
     """Before the training starts, the job waits until its GPUs are no warmer than this; None: no temperature."""
     cool_s: float = 0.0
     """Longest wait for that temperature; without one, the wait."""
+    profile_window: str | None = None
+    """Of a profiled run (kind profile): its recorded iterations as first:last, counted from 0, last excluded."""
+    graph_trace: str | None = None
+    """Likewise: how nsys records CUDA graphs, ``graph`` or ``node``."""
+    profiler: str | None = None
+    """Likewise: ``auto``, ``nsys`` or ``torch`` (torch.profiler)."""
     levers: tuple[tuple[str, str], ...] = ()
     """Settings of the launcher that leave the learning problem as it is (docs/tuning.md), as lever_pairs gives them."""
 
@@ -178,8 +178,8 @@ class Case:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields["overrides"] = list(self.overrides)
         fields["environment"] = dict(self.environment)
-        fields["levers"] = dict(self.levers)
         fields["placement"] = dict(self.placement)
+        fields["levers"] = dict(self.levers)
         derived_values = {name: getattr(self, name) for name in derived}
         return {"schema": CASE_SCHEMA, "case_id": self.case_id, **fields, "derived": derived_values}
 

@@ -210,6 +210,22 @@ def _alive(launch: Mapping[str, object]) -> bool:
     return fields[0] != "Z" and fields[19] == str(launch.get("start_ticks", fields[19]))
 
 
+def run_state(
+    run: RunDir, states: Mapping[str, Mapping[str, str]]
+) -> tuple[State, str | None, str | None, str | None]:
+    """Return state, cause, message and job id of one attempt; ``states`` is Slurm's answer for the jobs that may run."""
+    launch, result = _read_launch(run), _read_result(run)
+    if launch is None and result is None:
+        return "missing", None, None, None
+    return *_attempt_state(launch, result, states), launch.get("job_id") if launch else None
+
+
+def waiting_job(run: RunDir) -> str | None:
+    """Return the Slurm job that may still change the state of an attempt, None if there is none to ask about."""
+    launch = _read_launch(run)
+    return launch["job_id"] if launch and _slurm(launch) and _open(_read_result(run)) else None
+
+
 def process_start_ticks(pid: int) -> str:
     """Return a process's start time in clock ticks since boot, as Linux's /proc tells it."""
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]

@@ -53,18 +53,24 @@ def add_folder_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def settings_of(texts: Sequence[str]) -> dict[str, str]:
+    """Return what ``--set KEY=VALUE`` said, by key; StudyError if one is not of that form."""
+    settings = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator or not key:
+            raise StudyError(f"--set {text}: expected KEY=VALUE")
+        settings[key.strip()] = value
+    return settings
+
+
 def resolved_study(args: argparse.Namespace) -> tuple[Study, Cluster]:
     """Return the study and the cluster that the arguments name, every value stated."""
     from paceline.bench import cluster as cluster_module
     from paceline.bench import local
     from paceline.bench import study as study_module
 
-    settings = {}
-    for setting in args.settings:
-        key, separator, value = setting.partition("=")
-        if not separator or not key:
-            raise StudyError(f"--set {setting}: expected KEY=VALUE")
-        settings[key.strip()] = value
+    settings = settings_of(args.settings)
     cluster = cluster_module.load_cluster(args.cluster)
     study = study_module.load_study(args.study, settings)
     devices = local.visible_gpus() if cluster.scheduler == "local" else None

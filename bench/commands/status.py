@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 from paceline.bench.commands import common
 
@@ -19,10 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print one row per case; exit code 0 whatever the states are."""
     from paceline.bench import launch
+    from paceline.bench.campaignfile import CampaignDir
     from paceline.bench.display import case_label, note
     from paceline.bench.status import summary
 
-    opened = launch.open_study(launch.find_folder(args.folder))
+    folder = launch.find_folder(args.folder)
+    if CampaignDir(folder).exists():
+        return print_campaign(folder, args.format)
+    opened = launch.open_study(folder)
     statuses = opened.status()
     if args.format == "json":
         rows = [
@@ -49,4 +54,33 @@ def run(args: argparse.Namespace) -> int:
         line = f"{status.case.case_id}  {case_label(status):{width}}  {status.state:11}  {progress:>9}  {note(status)}"
         print(line.rstrip())
     print(summary(statuses))
+    return 0
+
+
+def print_campaign(folder: Path, how: str) -> int:
+    """Print one row per start of a campaign."""
+    from paceline.bench import campaign
+
+    starts = campaign.open_campaign(folder).starts()
+    rows = [
+        {
+            "start": start.run.attempt,
+            "state": start.state,
+            "job_id": start.job_id,
+            "start_iteration": start.start_iteration,
+            "iterations_done": start.iterations_done,
+            "cause": start.cause,
+            "message": start.message,
+        }
+        for start in starts
+    ]
+    if how == "json":
+        print(json.dumps(rows, indent=1))
+        return 0
+    for row in rows:
+        begun = f"from iteration {row['start_iteration']}" if row["start_iteration"] is not None else ""
+        reason = ": ".join(str(row[key]) for key in ("cause", "message") if row[key])
+        print(f"start {row['start']:<4} {row['state']:11}  {begun:20}  {reason}".rstrip())
+    if not rows:
+        print("not started")
     return 0

@@ -1,26 +1,62 @@
-"""`paceline watch`: follow a study that is under way, and report."""
+"""`paceline watch`: follow a study or a campaign that is under way."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from paceline.bench.commands import common
 
-EXAMPLE = "paceline watch outputs/strong-scaling-Isaac-Ant-Direct-rsl_rl-16384envs-mysite"
+EXAMPLE = """paceline watch outputs/strong-scaling-Isaac-Ant-Direct-rsl_rl-16384envs-mysite
+  paceline watch outputs/spot_rough_48h-mysite --once
+  paceline watch outputs/spot_rough_48h-mysite --mail me@example.org"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     common.add_folder_argument(parser)
+    parser.add_argument("--once", action="store_true", help="campaign: print how it stands and its alerts, and end")
+    parser.add_argument(
+        "--mail", metavar="ADDRESS", help="campaign: send new alerts there, through the mail server of this host"
+    )
+    parser.add_argument("--webhook", metavar="URL", help="campaign: post new alerts there, as JSON with a key text")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Follow until nothing is queued or running, then report. Any number of watchers may follow one study."""
+    """Follow until nothing is queued or running, then report. Any number of watchers may follow one folder."""
     from paceline.bench import driver, launch
+    from paceline.bench.campaignfile import CampaignDir
     from paceline.bench.display import Display
+    from paceline.bench.errors import LaunchError
 
-    opened = launch.open_study(launch.find_folder(args.folder))
+    folder = launch.find_folder(args.folder)
+    if CampaignDir(folder).exists():
+        return watch_campaign(folder, args)
+    for option in ("once", "mail", "webhook"):
+        if getattr(args, option):
+            raise LaunchError(f"--{option}: {folder} is a study; only campaigns (`paceline train`) have it")
+    opened = launch.open_study(folder)
     with Display(common.console(), f"{opened.study.name} in {opened.directory.path}") as display:
         statuses = driver.follow(opened, display)
         display.close(statuses)
     return common.finish(opened, statuses)
+
+
+def watch_campaign(folder: Path, args: argparse.Namespace) -> int:
+    """Show a campaign once, or until nothing of it is queued or running; return 1 if it ended before its goal."""
+    from paceline.bench import campaign, campaigndriver
+    from paceline.bench.commands.campaignview import View
+    from paceline.bench.notify import Notifier
+    from rich.console import Console
+
+    opened = campaign.open_campaign(folder)
+    notifier = Notifier(opened.folder, args.mail, args.webhook)
+    if args.once:
+        screen = Console(highlight=False)
+        if not screen.is_terminal:
+            screen.width = 160
+        View(screen, opened, notifier).page(opened.starts())
+        return 0
+    with View(common.console(), opened, notifier) as view:
+        starts = campaigndriver.follow(opened, view.show)
+    return view.finish(starts)
