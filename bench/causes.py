@@ -1,82 +1,136 @@
-"""Why a run failed: classes of causes, found in its log. Standard library only.
+"""Why a run failed, and whether its physics was valid, as its log tells. Standard library only. Scope: job.
 
-Each row is (class, pattern); the first row that matches a line in the end of the log wins, so rows go from the root
-cause to mere consequences: after one rank runs out of memory, the others report broken connections.
+The texts and what they mean are in bench/failures.json, buffers that overflow in bench/overflow.py. Why a run ended
+stands in the last megabyte of its log: what lies further back was survived. Overflows are looked for everywhere,
+because an engine that overflows goes on.
 """
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-_TAIL_BYTES = 1 << 20
+from paceline.bench import logscan, overflow
+from paceline.bench.failures import FailureText, last_lines, texts
+from paceline.bench.overflow import Overflow
 
-
-class Cause(NamedTuple):
-    """Class of a failure, and one line for a person."""
-
-    cause: str
-    message: str
-
-
-# Patterns are searched for in each line, and the line is the message. None begins with `.*`: on a long line that would
-# take time that grows with the square of its length.
-CAUSES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
-    (cause, re.compile(pattern))
-    for cause, pattern in (
-        ("oom_device", r"OutOfMemoryError|CUDA out of memory|CUDA error(?: \d+)?: out of memory"),
-        ("oom_device", r"CUBLAS_STATUS_ALLOC_FAILED|Warp.{0,80}[Ff]ailed to allocate"),
-        ("oom_host", r"oom[-_]kill|Out [Oo]f [Mm]emory|OOM Killed|Cannot allocate memory|\bMemoryError\b"),
-        ("time_limit", r"DUE TO TIME LIMIT"),
-        ("preempted", r"DUE TO PREEMPTION"),
-        ("node_failure", r"DUE TO NODE FAILURE"),
-        ("cancelled", r"slurmstepd: error: .{0,80}CANCELLED AT"),
-        ("stalled", r"paceline supervise: no rank has recorded anything"),
-        ("disk_full", r"No space left on device|Disk quota exceeded"),
-        ("settings", r"\bLaunchError: "),
-        ("driver", r"Found no NVIDIA driver|CUDA driver version is insufficient|no CUDA-capable device"),
-        ("gpu", r"\bXid\b|uncorrectable ECC|device-side assert|illegal memory access|GPU has fallen off the bus"),
-        ("asset", r"FileNotFoundError: .{0,400}\.usd|Unable to open the usd file"),
-        ("missing_package", r"\bModuleNotFoundError: |\bImportError: "),
-        ("nccl", r"ncclUnhandledCudaError|ncclSystemError|ncclInternalError|NCCL error|NCCL timeout"),
-        ("segfault", r"Segmentation fault|SIGSEGV|exitcode\s*:\s*-11\b"),
-        ("signal", r"SignalException: Process \d+ got signal"),
-        ("killed", r"SIGKILL|exitcode\s*:\s*-9\b|^Killed$"),
-    )
-)
-
+_EVIDENCE = 5
 _LINE_LIMIT = 2000
+_OVERFLOW_WORDS = (
+    "buffer overflow detected",
+    "DynamicsMemoryConfig::",
+    "exceeded MJWarp limit",
+    "overflow - please increase",
+)
 # torchrun and Isaac Lab put the rank before a line; our own errors have a module path before their name.
 _WHO = re.compile(r"^(?:\[\w+\]:\s*)?(?:paceline\.bench\.errors\.)?")
 # The last line of a traceback: `package.Name: message`, or a bare name.
 _EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)(?::.*)?$")
 _LAUNCHER = re.compile(r"(?:torch\.distributed\.elastic\S*)?ChildFailedError")
+_OURS = "paceline supervise: "
+# What an overflow can end in; any other cause stands for itself.
+_AFTER_OVERFLOW = frozenset({"physics_failed", "physx_kernel", "physx_crash", "segfault", "unknown", "truncated"})
 
 
-def read_tail(path: Path) -> str:
-    """Return the last megabyte of a log, empty if there is none."""
-    try:
-        with open(path, "rb") as stream:
-            stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, stream.tell() - _TAIL_BYTES))
-            return stream.read().decode("utf-8", errors="replace")
-    except OSError:
-        return ""
+class Cause(NamedTuple):
+    """Class of a failure, one line for a person, and the lines of the log that say so."""
+
+    cause: str
+    message: str
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogFindings:
+    """What the log of a run says."""
+
+    cause: Cause
+    """Why it failed, if it did."""
+    overflows: tuple[Overflow, ...]
+    size_bytes: int
+    searched_bytes: int
+
+    @property
+    def invalid_physics(self) -> str | None:
+        """One line: which buffers were too small and the sizes they need; None if none was."""
+        if not self.overflows:
+            return None
+        told = []
+        for each in self.overflows:
+            size = f" needs at least {each.needed}" if each.needed is not None else ""
+            name = f" ({each.setting})" if each.setting and each.setting.rpartition(".")[2] != each.buffer else ""
+            told.append(f"{each.buffer} buffer overflow: it{size}{name}, told {each.count} time(s)")
+        return shorten("; ".join(told))
+
+    def root_cause(self, cause: Cause) -> Cause:
+        """Return the cause, or the overflow that came before it where it can have led there."""
+        if self.overflows and cause.cause in _AFTER_OVERFLOW:
+            lines = tuple(each.first for each in self.overflows)
+            return Cause("invalid_physics", self.invalid_physics or "", (*lines, *cause.evidence)[:_EVIDENCE])
+        return cause
+
+
+def read_log(path: Path, num_envs_per_rank: int) -> LogFindings:
+    """Return what a log says; nothing known if there is none."""
+    scan = logscan.scan(path, _OVERFLOW_WORDS)
+    return LogFindings(
+        cause=classify(scan.tail),
+        overflows=_overflows(scan.lines, num_envs_per_rank),
+        size_bytes=scan.size_bytes,
+        searched_bytes=scan.searched_bytes,
+    )
+
+
+def _overflows(lines: Mapping[str, int], num_envs_per_rank: int) -> tuple[Overflow, ...]:
+    """Return one entry per buffer: largest size asked for, first text, number of texts."""
+    found: dict[str, Overflow] = {}
+    for line, count in lines.items():
+        for each in overflow.scan([line], num_envs_per_rank).overflows:
+            before = found.get(each.buffer)
+            if before is None:
+                found[each.buffer] = replace(each, count=count)
+            else:
+                needed = max(before.needed or 0, each.needed or 0) or None
+                found[each.buffer] = replace(before, needed=needed, count=before.count + count)
+    return tuple(found.values())
 
 
 def classify(log: str) -> Cause:
     """Return the cause of a failure from the end of a log: a known class, else the first exception, else unknown."""
     lines = [_WHO.sub("", line.strip()[:_LINE_LIMIT]) for line in log.splitlines()]
-    for cause, pattern in CAUSES:
-        for line in lines:
-            if pattern.search(line):
-                return Cause(cause, shorten(line))
-    for line in lines:
-        if _EXCEPTION.match(line) and not _LAUNCHER.match(line):
-            return Cause("error", shorten(line))
-    return Cause("unknown", "the log names no error")
+    for row in texts():
+        found = _matching(row, lines)
+        if found:
+            cause = Cause(row.cause, shorten(found[0]), _kept(found))
+            return _hang(cause, lines) if row.cause == "stalled" else cause
+    exceptions = [line for line in lines if _EXCEPTION.match(line) and not _LAUNCHER.match(line)]
+    if exceptions:
+        return Cause("error", shorten(exceptions[0]), _kept(exceptions))
+    return Cause("unknown", "the log names no error", _kept([line for line in lines[-3:] if line]))
+
+
+def _matching(row: FailureText, lines: Iterable[str]) -> list[str]:
+    return [line for line in lines if any(word in line for word in row.words) and row.pattern.search(line)]
+
+
+def _hang(cause: Cause, lines: Sequence[str]) -> Cause:
+    """Return a hang's own class if the last lines before it was noticed tell one."""
+    first = next(index for index, line in enumerate(lines) if line.startswith(_OURS))
+    before = [line for line in lines[:first] if line][-_EVIDENCE:]
+    for row in last_lines():
+        found = _matching(row, before)
+        if found:
+            return Cause(row.cause, cause.message, _kept([*found, *cause.evidence]))
+    return cause._replace(evidence=_kept([*cause.evidence, *before[-2:]]))
+
+
+def _kept(lines: Sequence[str]) -> tuple[str, ...]:
+    """Return the first lines and the last, without doubles, each shortened."""
+    different = list(dict.fromkeys(shorten(line) for line in lines))
+    return tuple(different if len(different) <= _EVIDENCE else [*different[: _EVIDENCE - 1], different[-1]])
 
 
 def shorten(text: str) -> str:

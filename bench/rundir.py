@@ -62,6 +62,11 @@ class RunDir:
         return self.path / "launch.json"
 
     @property
+    def attempt_json(self) -> Path:
+        """What this attempt changes; a first attempt has none."""
+        return self.path / "attempt.json"
+
+    @property
     def train_log(self) -> Path:
         """Everything the job printed, all ranks."""
         return self.path / "train.log"
@@ -101,6 +106,10 @@ class RunDir:
     def samples_jsonl(self, node: str) -> Path:
         """Samples taken on one node."""
         return self.path / f"samples-{node}.jsonl"
+
+    def stacks_txt(self, node: str) -> Path:
+        """Where each rank of a node was when it hung; only runs that hung have it."""
+        return self.path / f"stacks-{node}.txt"
 
     def samples_files(self) -> list[Path]:
         """Samples of all nodes that wrote some."""

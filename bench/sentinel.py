@@ -10,15 +10,20 @@ library only. Running it again gives the same result, and a result is never half
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 import time
+from typing import Any
 
 from paceline.bench.assignment import load_run
-from paceline.bench.causes import Cause, classify, read_tail, shorten
+from paceline.bench.attempt import Attempt, read_attempt
+from paceline.bench.causes import Cause, LogFindings, classify, read_log, shorten
 from paceline.bench.errors import PacelineError, RecordError
+from paceline.bench.failures import failure_class
 from paceline.bench.rankscan import RankSummary, read_rank
 from paceline.bench.record import Case, Result
+from paceline.bench.redaction import mask_files, redact, secret_values
 from paceline.bench.rundir import RunDir, read_json, write_json
 from paceline.profiling import profiler
 
@@ -38,55 +43,86 @@ def judge(
     ranks = [read_rank(run.rank_jsonl(rank), rank) for rank in range(case.world_size)]
     completed = tuple(rank.rank for rank in ranks if rank.completed(case))
     status, cause = "completed", None
+    log = read_log(run.train_log, case.num_envs_per_rank)
     if len(completed) < case.world_size:
-        cause = _cause(run, case, ranks, exit_code, interrupted)
+        cause = log.root_cause(_cause(log, case, ranks, exit_code, interrupted))
         status = "interrupted" if interrupted or cause.cause in _FROM_OUTSIDE else "failed"
     elif case.kind == "profile" and (problem := profiler.problem(run)):
         status, cause = "failed", Cause("no_trace", problem)
     headers = [rank.header for rank in ranks if rank.header is not None]
     starts = [header["clock_origin_unix_s"] for header in headers if header.get("clock_origin_unix_s")]
     nodes = dict.fromkeys(str(header["node"]) for header in headers if header.get("node"))
-    end = time.time() if now is None else now
+    start = min(starts) if starts else None
+    # A clock that was set back must not make a run end before it began.
+    lasted = max((float(rank.end["end_s"]) for rank in ranks if rank.end and rank.end.get("end_s")), default=0.0)
+    end = max(time.time() if now is None else now, (start or 0.0) + lasted)
+    secrets = secret_values(os.environ)
     return Result(
         case_id=case.case_id,
         attempt=run.attempt,
         status=status,  # type: ignore[arg-type]
         cause=cause.cause if cause else None,
-        message=cause.message if cause else None,
+        message=redact(cause.message, secrets) if cause else None,
         exit_code=exit_code,
         ranks_expected=case.world_size,
         ranks_completed=completed,
-        start_unix_s=min(starts) if starts else end,
+        start_unix_s=start if start is not None else end,
         end_unix_s=end,
         nodes=tuple(nodes),
         job_id=os.environ.get("SLURM_JOB_ID"),
+        extra=_extra(log, cause, read_attempt(run), secrets),
     )
+
+
+def _extra(
+    log: LogFindings, cause: Cause | None, attempt: Attempt | None, secrets: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return what result.json says beyond status and cause: docs/formats.md."""
+    extra: dict[str, Any] = {}
+    if cause is not None:
+        known = failure_class(cause.cause)
+        extra["failure"] = {
+            "family": known.family,
+            "advice": known.advice,
+            "evidence": [redact(line, secrets) for line in cause.evidence],
+        }
+    if log.overflows:
+        extra["invalid_physics"] = log.invalid_physics
+        extra["overflows"] = [dataclasses.asdict(each) for each in log.overflows]
+    if log.searched_bytes < log.size_bytes:
+        extra["log"] = {"size_bytes": log.size_bytes, "searched_bytes": log.searched_bytes}
+    if attempt is not None and attempt.overrides:
+        extra["overrides"] = list(attempt.overrides)
+    return extra
 
 
 _FROM_OUTSIDE = frozenset({"time_limit", "preempted", "node_failure", "cancelled"})
 
 
-def _cause(run: RunDir, case: Case, ranks: list[RankSummary], exit_code: int | None, interrupted: str | None) -> Cause:
+def _cause(
+    log: LogFindings, case: Case, ranks: list[RankSummary], exit_code: int | None, interrupted: str | None
+) -> Cause:
     """Return why a run is not completed: told from outside, known from the log, told by a rank, or missing."""
     if interrupted:
         done = min((rank.iterations for rank in ranks), default=0)
         return Cause(interrupted, f"interrupted ({interrupted}) after {done} of {case.iterations} iterations")
-    from_log = classify(read_tail(run.train_log))
+    from_log = log.cause
     told = [(rank.rank, str(rank.end["error"])) for rank in ranks if rank.end is not None and rank.end.get("error")]
     if from_log.cause not in ("error", "unknown"):
         return from_log
     if told:
         rank, error = told[0]
-        return Cause(classify(error).cause if ": " in error else "error", shorten(f"rank {rank}: {error}"))
+        known = classify(error) if ": " in error else Cause("error", error)
+        return Cause(known.cause, shorten(f"rank {rank}: {error}"), from_log.evidence)
     if from_log.cause == "error":
         return from_log
     missing = [rank.rank for rank in ranks if rank.header is None]
     if missing:
-        return Cause("missing_ranks", shorten(f"no record from rank {', '.join(map(str, missing))}{_exit(exit_code)}"))
+        said = f"no record from rank {', '.join(map(str, missing))}{_exit(exit_code)}"
+        return Cause("missing_ranks", shorten(said), from_log.evidence)
     cut = [f"rank {rank.rank} after {rank.iterations}" for rank in ranks if not rank.completed(case)]
-    return Cause(
-        "truncated", shorten(f"records end early: {', '.join(cut)} of {case.iterations} iterations{_exit(exit_code)}")
-    )
+    said = f"records end early: {', '.join(cut)} of {case.iterations} iterations{_exit(exit_code)}"
+    return Cause("truncated", shorten(said), from_log.evidence)
 
 
 def _exit(exit_code: int | None) -> str:
@@ -116,6 +152,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     run, case = load_run()
     result = write_result(run, case, options.exit_code, options.interrupted)
+    masked = mask_files(run.path, secret_values(os.environ))
+    if masked:
+        print(f"paceline: {masked} credential(s) in files of the run were overwritten", file=sys.stderr)
     detail = "" if result.message is None else f" ({result.cause}): {result.message}"
     print(f"paceline: run {run.case_id}/attempt-{run.attempt} {result.status}{detail}", file=sys.stderr)
     return 0 if result.status == "completed" else 1

@@ -11,6 +11,8 @@ import re
 import shlex
 from collections.abc import Mapping
 
+from paceline.bench.redaction import is_secret_name, looks_secret
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DIRECTIVE = re.compile(r"[A-Za-z0-9_.,:@%+=/&|*!()\[\]-]+")
 
@@ -86,6 +88,11 @@ def check_environment(variables: Mapping[str, str]) -> dict[str, str]:
             raise ValueError(f"{name!r} is not a name of an environment variable (letters, digits, underscore)")
         if name in RESERVED:
             raise ValueError(f"{name} is set by Paceline itself")
+        if is_secret_name(name) or looks_secret(variables[name]):
+            raise ValueError(
+                f"{name} holds a credential, which would stand in scripts and records; set it in the shell that starts "
+                "paceline instead: jobs inherit it"
+            )
         if _SHELL_NAMES.fullmatch(name):
             raise ValueError(f"{name} steers the shell and cannot be set")
     return dict(variables)

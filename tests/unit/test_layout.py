@@ -30,7 +30,6 @@ LEAVES = {
     "paceline.bench.record",
     "paceline.bench.redaction",
     "paceline.bench.rundir",
-    "paceline.bench.overflow",
     "paceline.profiling.phases",
 }
 LEAF_TO_LEAF = {

@@ -207,4 +207,5 @@ def test_long_logs_are_read_from_their_end(run: RunDir) -> None:
         stream.write(
             b"torch.OutOfMemoryError: long ago\n" + b"x" * (2 << 20) + b"\n\xff\xfe not UTF-8\nValueError: now\n"
         )
-    assert causes.classify(causes.read_tail(run.train_log)) == causes.Cause("error", "ValueError: now")
+    found = causes.read_log(run.train_log, CASE.num_envs_per_rank).cause
+    assert (found.cause, found.message) == ("error", "ValueError: now")
