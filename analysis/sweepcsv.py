@@ -139,7 +139,7 @@ def _own_rows(path: Path) -> dict[str, list[dict[str, Any]]]:
         *("cpu_model", "node", "message", "case_id"),
     }
     whole = {"num_envs_per_rank", "num_envs", "world_size", "repeat", "attempt", "horizon", "num_minibatches"}
-    sweeps: dict[str, list[dict[str, Any]]] = {}
+    rows: list[dict[str, Any]] = []
     for number, cells in enumerate(csv.DictReader(io.StringIO(read_text(path))), 1):
         row: dict[str, Any] = dict.fromkeys(POINT_COLUMNS)
         for name in POINT_COLUMNS:
@@ -153,5 +153,8 @@ def _own_rows(path: Path) -> dict[str, list[dict[str, Any]]]:
         if row["num_envs_per_rank"] is None:
             raise RecordError(f"{path}: data row {number} has no num_envs_per_rank")
         row["excluded"] = excluded(row)
-        sweeps.setdefault(row["gpu_model"] or "", []).append(row)
-    return sweeps
+        rows.append(row)
+    models = sorted({row["gpu_model"] for row in rows if row["gpu_model"]})
+    if len(models) < 2:  # a run that failed early does not know what it ran on
+        return {"".join(models): rows}
+    return {model: [row for row in rows if row["gpu_model"] == model] for model in models}

@@ -194,11 +194,12 @@ def _mended(outcomes: Sequence[Outcome]) -> Point | None:
         return None
     for overflow in named:
         assert overflow.setting is not None and overflow.needed is not None
-        before = sizes.get(overflow.setting)
-        asked = overflow.needed if before is None else max(overflow.needed, math.ceil(before * _MARGIN))
-        if asked > _LARGEST_SIZE:
+        asked = overflow.needed
+        if tries > 1:  # a size that was asked for did not do
+            asked = max(asked, math.ceil(sizes.get(overflow.setting, 0) * _MARGIN))
+        if overflow.needed > _LARGEST_SIZE:
             return None
-        sizes[overflow.setting] = asked
+        sizes[overflow.setting] = min(asked, _LARGEST_SIZE)
     why = ", ".join(f"{overflow.buffer} {sizes[str(overflow.setting)]:,}" for overflow in named)
     return Point(num_envs_per_rank=count, sizes=tuple(sorted(sizes.items())), why=f"again with {why}")
 

@@ -1,0 +1,69 @@
+"""Every overflow text that engines are known to print, in lines as logs have them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from paceline.bench import overflow
+
+KIT = "2025-03-02 10:11:12 [84,123ms] [Error] [omni.physx.plugin] PhysX error: "
+TO = "please increase its size to at least"
+FILE = ", FILE /builds/omniverse/physics/physx/source/gpunarrowphase/src/PxgNphaseImplementationContext.cpp, LINE 777"
+MISS = ", otherwise, the simulation will miss interactions!"
+
+
+@pytest.mark.parametrize(
+    ("line", "setting", "needed"),
+    [
+        (f"{KIT}Patch buffer overflow detected, {TO} 192512 in the scene desc!{FILE}",
+         "gpu_max_rigid_patch_count", 192512),
+        (f"{KIT}Contact buffer overflow detected, {TO} 9437184 in the scene desc!{FILE}",
+         "gpu_max_rigid_contact_count", 9437184),
+        (f"{KIT}PxGpuDynamicsMemoryConfig::collisionStackSize buffer overflow detected, {TO} "
+         f"268435456 in the scene desc! Contacts have been dropped.{FILE}", "gpu_collision_stack_size", 268435456),
+        (f"{KIT}PxgDynamicsMemoryConfig::collisionStackSize buffer overflow detected, please increase its size to at "
+         "least 70000000 in the scene desc!", "gpu_collision_stack_size", 70000000),
+        (f"{KIT}The application needs to increase PxgDynamicsMemoryConfig::totalAggregatePairsCapacity to 9021 {MISS}",
+         "gpu_total_aggregate_pairs_capacity", 9021),
+        (f"{KIT}the application need to increase the PxgDynamicsMemoryConfig::foundLostPairsCapacity to 3932160 {MISS}",
+         "gpu_found_lost_pairs_capacity", 3932160),
+        (f"{KIT}The application needs to increase PxGpuDynamicsMemoryConfig::foundLostAggregatePairsCapacity parameter "
+         f"to 41000000{MISS}", "gpu_found_lost_aggregate_pairs_capacity", 41000000),
+        ("Number of Newton contacts (70000) exceeded MJWarp limit (6400). Increase nconmax.", "solver_cfg.nconmax", 69),
+        ("broadphase overflow - please increase nconmax to 36 or naconmax to 36864", "solver_cfg.nconmax", 36),
+        ("narrowphase overflow - please increase nconmax to 33 or naconmax to 33792", "solver_cfg.nconmax", 33),
+        ("nefc overflow - please increase njmax to 301", "solver_cfg.njmax", 301),
+    ],
+)  # fmt: skip
+def test_texts_name_buffer_and_size(line: str, setting: str, needed: int) -> None:
+    found = overflow.scan(["[INFO] step 1", line, "fps step: 1234", line], num_envs_per_rank=1024)
+    assert found.out_of_memory is None
+    (only,) = found.overflows
+    assert (only.setting, only.needed, only.count) == (setting, needed, 2)
+    assert only.first in line
+
+
+def test_the_largest_size_counts(tmp_path: Path) -> None:
+    text = "Patch buffer overflow detected, please increase its size to at least {} in the scene desc!\n"
+    log = tmp_path / "train.log"
+    log.write_text("x\n" * 1000 + "".join(text.format(size) for size in (200, 500, 300)) + "Mean reward: 3.1\n")
+    (only,) = overflow.read_log(log, 64).overflows
+    assert (only.buffer, only.needed, only.count) == ("Patch", 500, 3)
+
+
+def test_a_size_without_a_setting_is_no_mend() -> None:
+    found = overflow.scan(["flex contact overflow - please increase naconmax to 12"], 1)
+    assert found.overflows[0].setting is None and found.overflows[0].needed == 12
+
+
+def test_ordinary_logs_say_nothing() -> None:
+    lines = ["Loaded 4 memory pools", "Value function loss: 0.1", "increase", "allocated 3 GB of memory"]
+    assert overflow.scan(lines, 64) == overflow.LogFindings(overflows=(), out_of_memory=None)
+    # PhysX without a GPU: not a matter of how much memory there is
+    assert overflow.scan(["RuntimeError: Failed to allocate 256 bytes on device 'cpu'"], 64).out_of_memory is None
+
+
+def test_overrides_go_where_each_version_has_them() -> None:
+    assert overflow.override("gpu_collision_stack_size", 5, "3.0") == "env.sim.physics.gpu_collision_stack_size=5"
+    assert overflow.override("gpu_collision_stack_size", 5, "2.3") == "env.sim.physx.gpu_collision_stack_size=5"
