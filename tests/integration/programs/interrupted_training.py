@@ -1,0 +1,108 @@
+"""Campaigns on a real Slurm with a time limit of two minutes and random kills: is the joined record one training?
+
+    .venv/bin/python tests/integration/programs/interrupted_training.py TASK ITERATIONS [SEED]
+
+Runs rsl_rl and rl_games side by side on a Slurm of its own, kills ranks at random times, and prints for each trainer
+how often it was started and why each start ended, what was lost, and the reward before and after each resume. By hand:
+it takes minutes. tests/integration/test_campaign.py holds the same with a shorter campaign.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from paceline.analysis import campaign as campaigns
+
+ROOT = Path(__file__).resolve().parents[3]
+PROFILE = """
+schema: paceline.cluster/1
+name: twominutes
+scheduler: slurm
+partition: batch
+gpus_per_node: 8
+nodelist: {node}
+time_limit_min: 2
+signal_s: 40
+"""
+
+
+def training(folder: Path) -> tuple[int, int] | None:
+    """Return (process id of rank 0, iterations recorded) of the start that is under way."""
+    for run in reversed(campaigns.runs_in_order(folder)):
+        if not (run / "result.json").exists():
+            lines = (run / "rank-0000.jsonl").read_text().splitlines()
+            return int(json.loads(lines[0])["pid"]), len(lines) - 1
+    return None
+
+
+def main() -> int:
+    task, iterations = sys.argv[1], int(sys.argv[2])
+    chance = random.Random(int(sys.argv[3]) if len(sys.argv) > 3 else 1)
+    home = Path(tempfile.mkdtemp(prefix="paceline-interrupted-"))
+    subprocess.run([ROOT / "tests/slurm/start.sh", home / "slurm"], check=True, stdout=subprocess.DEVNULL)
+    environment = {**os.environ, "SLURM_CONF": str(home / "slurm/etc/slurm.conf")}
+    processes = {}
+    try:
+        for node, trainer in (("node1", "rsl_rl"), ("node2", "rl_games")):
+            profile = home / f"{node}.yaml"
+            profile.write_text(PROFILE.format(node=node))
+            settings = {"task": task, "trainer": trainer, "device": "cpu", "num_envs": 64, "iterations": iterations}
+            settings |= {"save_interval": 20, "name": trainer}
+            arguments = [f"--set={key}={value}" for key, value in settings.items()]
+            command = [ROOT / ".venv/bin/paceline", "train", "cartpole_2min", "--cluster", profile, *arguments]
+            log = open(home / f"{trainer}.log", "w")  # noqa: SIM115 (as long as the process)
+            processes[trainer] = subprocess.Popen(
+                [*command, "--folder", home / trainer], env=environment, stdout=log, stderr=log
+            )
+        kill_at = {trainer: chance.randint(15, 60) for trainer in processes}
+        killed: dict[str, list[str]] = {trainer: [] for trainer in processes}
+        while any(process.poll() is None for process in processes.values()):
+            time.sleep(0.5)
+            for trainer in processes:
+                now = training(home / trainer)
+                if now is not None and now[1] >= kill_at[trainer] and len(killed[trainer]) < 2:
+                    number = chance.choice([signal.SIGKILL, signal.SIGTERM])
+                    os.kill(now[0], number)
+                    killed[trainer].append(number.name)
+                    kill_at[trainer] = chance.randint(15, 60)
+                    time.sleep(3)
+        for trainer, process in processes.items():
+            tell(home / trainer, trainer, killed[trainer], process.returncode)
+    finally:
+        for process in processes.values():
+            process.kill()
+        subprocess.run([ROOT / "tests/slurm/stop.sh", home / "slurm"], check=False)
+    print(home)
+    return 0
+
+
+def tell(folder: Path, trainer: str, killed: list[str], code: int) -> None:
+    """Print what became of one campaign."""
+    joined = campaigns.read(folder)
+    print(
+        f"{trainer}: exit {code}, goal {joined.goal}, {len(joined.iteration)} iterations, "
+        f"{len(joined.gaps())} missing or doubled, {joined.lost_iterations} trained again, kills {killed}, "
+        f"{joined.trained_s:.0f} s"
+    )
+    for start in joined.starts:
+        result = json.loads((start.folder / "result.json").read_text())
+        at = start.start_iteration
+        before, after = joined.reward[max(0, at - 10) : at], joined.reward[at : at + 10]
+        curve = (
+            f"reward {np.nanmean(before):.3g} -> {np.nanmean(after):.3g}" if at else f"reward {np.nanmean(after):.3g}"
+        )
+        print(f"  from {at:4}: {len(start.rows):4} iterations, {result['cause'] or result['status']}; {curve}")
+    print(f"  last ten: reward {np.nanmean(joined.reward[-10:]):.3g}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
