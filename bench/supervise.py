@@ -3,9 +3,10 @@
     python -m paceline.bench.supervise [--exit-grace-s 60] [--stall-s 1800] [--kill-s 15] -- COMMAND...
 
 Why: Isaac Sim can hang when it exits, after the last iteration is recorded; a rank stuck in a collective never ends at
-all. Neither may hold an allocation. The command runs in a process group of its own; TERM and INT are handed on to the
-group, USR1 is not (it belongs to the batch shell: Isaac Sim dies of it). The node's sampler is started here, too,
-outside the trainer's processes. Standard library only. Exit status: the command's (128 + signal if it was killed).
+all. Neither may hold an allocation. Where hung ranks were is kept in stacks-<node>.txt. The command runs in a process
+group of its own; TERM and INT are handed on to the group, USR1 is not (it belongs to the batch shell: Isaac Sim dies of
+it). The node's sampler is started here, too, outside the trainer's processes. Standard library only. Exit status: the
+command's (128 + signal if it was killed).
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from paceline.bench import stacks
 from paceline.bench.assignment import load_run
+from paceline.bench.cgroup import oom_kills
 from paceline.bench.errors import PacelineError
+from paceline.bench.hardware import node_name
 from paceline.bench.processes import (
     adopt_orphans,
     descendants,
@@ -37,6 +41,9 @@ from paceline.bench.rundir import RunDir
 
 _POLL_S = 0.2
 _LOOK_EVERY_S = 1.0
+_PATIENCE = 100.0
+_LEAST_STALL_S = 300.0
+_MEASURED_ROWS = 5  # before that, kernels are compiled: an iteration says nothing about the next
 _SIGNAL_TO_KILL_S = 30.0  # the job script kills this supervisor 45 s after it has sent TERM
 
 
@@ -47,7 +54,8 @@ class Limits:
     exit_grace_s: float = 60.0
     """Time the processes may live after all ranks have written their end."""
     stall_s: float = 1800.0
-    """Time without a new line in any rank's record."""
+    """Time without a new line in a rank's record. Once iterations are measured, _PATIENCE times the longest of them
+    counts if that is shorter, but at least _LEAST_STALL_S: a checkpoint or an evaluation may lie between two."""
     kill_s: float = 15.0
     """Time from TERM to KILL when the supervisor ends the processes itself; never off."""
 
@@ -56,10 +64,14 @@ class Watch:
     """What the records of the local ranks say about the progress of the run."""
 
     def __init__(self, run: RunDir, ranks: Sequence[int], now: float) -> None:
+        self._ranks = list(ranks)
         self._paths = [run.rank_jsonl(rank) for rank in ranks]
         self._sizes = [0] * len(self._paths)
         self._ended = [False] * len(self._paths)
-        self.last_growth = now
+        self._growth = [now] * len(self._paths)
+        self._growths = [0] * len(self._paths)
+        self.longest_gap_s = 0.0
+        """Longest time between two lines of a rank, the first ones left out."""
         self.ended_at: float | None = None
 
     def look(self, now: float) -> None:
@@ -70,9 +82,25 @@ class Watch:
                 if size != self._sizes[index]:
                     self._sizes[index] = size
                     self._ended[index] = _is_end(last_line(path))
-                    self.last_growth = now
+                    self._growths[index] += 1
+                    if self._growths[index] > 2:  # header, first iteration
+                        self.longest_gap_s = max(self.longest_gap_s, now - self._growth[index])
+                    self._growth[index] = now
         if self.ended_at is None and all(self._ended):
             self.ended_at = now
+
+    def silent(self, now: float, limits: Limits) -> tuple[list[int], float]:
+        """Return the ranks that have recorded nothing for too long and have not ended, and how long that is."""
+        limit_s = limits.stall_s
+        if max(self._growths, default=0) >= _MEASURED_ROWS:
+            limit_s = min(limit_s, max(_LEAST_STALL_S, _PATIENCE * self.longest_gap_s))
+        found = [index for index, ended in enumerate(self._ended) if not ended and now - self._growth[index] >= limit_s]
+        return [self._ranks[i] for i in found], min((now - self._growth[i] for i in found), default=0.0)
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks are watched."""
+        return len(self._ranks)
 
 
 def _is_end(line: Any) -> bool:
@@ -85,8 +113,13 @@ def verdict(watch: Watch, limits: Limits, now: float) -> str | None:
         if limits.exit_grace_s and now - watch.ended_at >= limits.exit_grace_s:
             return f"all ranks ended {now - watch.ended_at:.0f} s ago, but the processes hang at exit"
         return None
-    if limits.stall_s and now - watch.last_growth >= limits.stall_s:
-        return f"no rank has recorded anything for {now - watch.last_growth:.0f} s"
+    if limits.stall_s:
+        ranks, silent_s = watch.silent(now, limits)
+        if len(ranks) == watch.ranks:
+            return f"no rank has recorded anything for {silent_s:.0f} s"
+        if ranks:
+            have = "has" if len(ranks) == 1 else "have"
+            return f"rank {', '.join(map(str, ranks))} {have} recorded nothing for {silent_s:.0f} s"
     return None
 
 
@@ -104,7 +137,14 @@ def supervise(
         spare: Children of this process that are none of the command's.
     """
     adopt_orphans()
-    child = subprocess.Popen(command, start_new_session=True, preexec_fn=end_with_parent)
+    kept = run.stacks_txt(node_name())
+    kills = oom_kills()
+    child = subprocess.Popen(
+        command,
+        start_new_session=True,
+        preexec_fn=end_with_parent,
+        env={**os.environ, stacks.FILE_VARIABLE: str(kept)},
+    )
 
     kill_at: float | None = None
 
@@ -135,6 +175,8 @@ def supervise(
             reason = verdict(watch, limits, now)
             if reason is not None:
                 _say(f"{reason}: ending them")
+                if stacks.dump(descendants(os.getpid(), spare), kept):
+                    _say(f"where they were: {kept.name}")
                 end_descendants(limits.kill_s, spare)
                 return _status(child.wait())
     finally:
@@ -142,6 +184,12 @@ def supervise(
         kill_descendants(spare)
         for number, handler in previous.items():
             signal.signal(number, handler)
+        with suppress(OSError):
+            if kept.stat().st_size == 0:
+                kept.unlink()  # the ranks keep it open for a hang that did not come
+        killed = (oom_kills() or 0) - (kills or 0)
+        if kills is not None and killed > 0:
+            _say(f"the kernel killed {killed} process(es) of this job for memory")
 
 
 def _status(returncode: int) -> int:

@@ -12,8 +12,9 @@ from __future__ import annotations
 import os
 import sys
 
-from paceline.bench import caches, hardware, levers
+from paceline.bench import caches, hardware, levers, stacks
 from paceline.bench.assignment import load_run
+from paceline.bench.attempt import read_attempt
 from paceline.bench.campaignfile import CampaignDir
 from paceline.bench.errors import PacelineError
 from paceline.bench.measurement import Measurement
@@ -41,7 +42,9 @@ def work(run: RunDir, case: Case, applied: levers.Applied) -> int:
 
             torch.set_num_threads(case.threads_per_rank)
             torch.set_num_interop_threads(case.threads_per_rank)
-            status = run_training(case, [*common_arguments(case), *trainer.arguments(case), *case.overrides])
+            attempt = read_attempt(run)
+            overrides = [*case.overrides, *(attempt.overrides if attempt else ())]
+            status = run_training(case, [*common_arguments(case), *trainer.arguments(case), *overrides])
     except BaseException as error:
         measurement.fail(error)
         raise
@@ -52,6 +55,7 @@ def work(run: RunDir, case: Case, applied: levers.Applied) -> int:
 def main() -> int:
     """Run `work` under torchrun's recorder, which hands the first failing rank's traceback to the launcher."""
     run, case = load_run()
+    stacks.register()
     for name, value in case.environment:
         os.environ[name] = value
     os.environ.update(caches.enter(rank_of_environment()[0]))  # libraries read these when they are loaded

@@ -12,10 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
-from paceline.bench import processes, supervise
+from paceline.bench import processes, stacks, supervise
 from paceline.bench.record import Case
 from paceline.bench.rundir import RunDir, StudyDir, write_json
 from paceline.bench.supervise import Limits, Watch, verdict
+
+ROOT = Path(__file__).resolve().parents[2]
 
 CASE = Case(
     kind="strong",
@@ -173,6 +175,79 @@ def test_a_command_is_needed(run: RunDir) -> None:
     assert end.value.code == 2
 
 
+HUNG_RANK = """
+import sys, time
+sys.path.insert(0, {root!r})
+from paceline.bench import stacks
+stacks.register()
+def stuck_in_step():
+    time.sleep(600)
+open(record, "w").write("[]\\n")
+stuck_in_step()
+"""
+
+
+@pytest.mark.parametrize("by", ["py-spy", "fault handler"])
+def test_stacks_of_hung_ranks_are_kept(run: RunDir, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    """By py-spy where there is one; by the ranks themselves where it is missing or not allowed to look."""
+    if by == "py-spy":
+        assert stacks.py_spy() is not None, "py-spy is missing: run `make dev`"
+    else:
+        monkeypatch.setenv("PACELINE_PY_SPY", "off")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("SLURMD_NODENAME", "node7")
+    code, said, rank = finished(start(run, HUNG_RANK.format(root=str(ROOT)), "--stall-s", "2", "--kill-s", "1"))
+    assert code != 0 and not alive(rank)
+    assert "where they were: stacks-node7.txt" in said
+    kept = run.stacks_txt("node7").read_text()
+    assert f"==== rank 1, process {rank} ====" in kept
+    assert "stuck_in_step" in kept
+    assert ("Thread 0x" in kept.replace("Current thread", "Thread")) == (by == "fault handler"), kept
+
+
+def test_a_run_that_did_not_hang_keeps_no_stacks(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "node7")
+    rank = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from paceline.bench import stacks; stacks.register()"
+    assert finished(start(run, rank))[0] == 0
+    assert not run.stacks_txt("node7").exists()
+
+
+def test_patience_follows_the_iterations(run: RunDir) -> None:
+    """A rank alone is noticed; how long it may be silent comes from its own iterations, once there are some."""
+    limits = Limits(stall_s=1800)
+    watch = Watch(run, [0, 1], 0.0)
+    now = 100.0  # compiling
+    for row in range(8):
+        for rank in (0, 1):
+            with run.rank_jsonl(rank).open("a") as stream:
+                stream.write("[]\n")
+        watch.look(now)
+        now += 4.0 if row % 2 else 6.0
+    assert watch.longest_gap_s == 6.0
+    last = now - 4.0
+    assert verdict(watch, limits, last + 599) is None
+    assert verdict(watch, limits, last + 600) == "no rank has recorded anything for 600 s"
+    assert verdict(watch, Limits(stall_s=400), last + 400) is not None, "never more patient than told"
+    with run.rank_jsonl(0).open("a") as stream:
+        stream.write("[]\n")
+    watch.look(last + 5)
+    assert verdict(watch, limits, last + 600) == "rank 1 has recorded nothing for 600 s"
+    with run.rank_jsonl(0).open("a") as stream:
+        stream.write(END)
+    watch.look(last + 6)
+    assert verdict(watch, limits, last + 5000) == "rank 1 has recorded nothing for 5000 s"
+
+
+def test_short_iterations_get_five_minutes(run: RunDir) -> None:
+    watch = Watch(run, [0], 0.0)
+    for now in range(20):
+        with run.rank_jsonl(0).open("a") as stream:
+            stream.write("[]\n")
+        watch.look(float(now))
+    assert verdict(watch, Limits(), 19.0 + 299) is None
+    assert verdict(watch, Limits(), 19.0 + 300) is not None
+
+
 def test_verdict(run: RunDir) -> None:
     limits = Limits(exit_grace_s=60, stall_s=1800)
     watch = Watch(run, [0, 1], 0.0)
@@ -182,7 +257,7 @@ def test_verdict(run: RunDir) -> None:
     assert verdict(watch, Limits(exit_grace_s=60, stall_s=0), 1e9) is None
     run.rank_jsonl(0).write_text("[]\n" + END)
     watch.look(2000.0)
-    assert verdict(watch, limits, 3799.0) is None and watch.ended_at is None
+    assert verdict(watch, limits, 2000.0) == "rank 1 has recorded nothing for 2000 s" and watch.ended_at is None
     run.rank_jsonl(1).write_text("[]\n" + END[:-1])  # the end is not whole yet
     watch.look(2100.0)
     assert watch.ended_at is None
