@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import product
 from typing import Any
 
 import pytest
@@ -117,8 +118,8 @@ def test_what_cannot_be_had_is_refused_with_one_line(rest: str, changes: dict[st
 
 
 def test_the_shipped_study_compares_its_levers() -> None:
-    for device, devices in (("cuda", 4), ("cpu", 0)):
-        shipped = resolve(load_study("tuning", {"device": device}), load_cluster("local"), devices)
+    for name, device in product(("tuning", "tuning_rl_games"), ("cuda", "cpu")):
+        shipped = resolve(load_study(name, {"device": device}), load_cluster("local"), 4)
         assert shipped.tuning is not None
         found = make_plan(shipped, load_cluster("local")).cases
         assert isinstance(shipped.world_sizes, tuple)
