@@ -59,6 +59,7 @@ class Recipe:
     seed: int = 0
     samples: bool = True
     gpu_name: str = "NVIDIA H100 80GB HBM3"
+    levers: tuple[tuple[str, str], ...] = ()
     study: dict[str, Any] = field(default_factory=dict)  # further keys of study.yaml
 
 
@@ -102,6 +103,7 @@ def case_of(recipe: Recipe, world_size: int, repeat: int, kind: str | None = Non
         repeat=repeat,
         seed=42 + 1000 * repeat,
         device=recipe.device,  # type: ignore[arg-type]
+        levers=recipe.levers,
     )
 
 
