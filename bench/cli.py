@@ -32,6 +32,7 @@ COMMANDS = {
     "history": "list all studies below a folder",
     "profile": "profile chosen cases of a study with nsys, and say where their time goes",
     "trace": "say where the time goes in an Nsight Systems or Kineto trace",
+    "image": "build an image for the jobs, or say what is in one",
     "schema": "write the JSON Schemas of study and cluster files",
 }
 
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         _overview().error(f"no command {name!r}; {hint}commands: {', '.join(COMMANDS)}")
-    command = cast(Command, importlib.import_module(f"paceline.bench.commands.{name}"))
+    command = cast(Command, importlib.import_module(f"paceline.bench.commands.{name.replace('-', '_')}"))
     args = _parser_of(name, command).parse_args(arguments[1:])
     try:
         code = command.run(args)

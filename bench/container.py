@@ -17,12 +17,9 @@ from paceline.bench.shell import JOB_VARIABLES
 _DOCKER_VARIABLES = ("HYDRA_FULL_ERROR", "HOME", "ISAACLAB_PATH", "OMNI_KIT_ALLOW_ROOT")
 
 
-def binds(cluster: Cluster, asset_root: str | None) -> list[str]:
-    """Return the binds of the profile as ``/source:/target[:ro]``, and the asset folder, which jobs only read."""
-    found = [bind if ":" in bind else f"{bind}:{bind}" for bind in cluster.runtime.binds]
-    if asset_root:
-        found.append(f"{asset_root}:{asset_root}:ro")
-    return found
+def binds(cluster: Cluster) -> list[str]:
+    """Return the binds of the profile as ``/source:/target[:ro]``."""
+    return [bind if ":" in bind else f"{bind}:{bind}" for bind in cluster.runtime.binds]
 
 
 def check_paths(cluster: Cluster, paths: Iterable[Path | str | None]) -> None:

@@ -94,7 +94,7 @@ def render_job(
         cluster: The site; decides the #SBATCH lines, the container and the set-up.
         study: The study folder; its path is made absolute.
         attempt: Number of the attempt, from 1.
-        python: Python of the jobs, inside the image if the profile has one.
+        python: Python of the jobs, inside the image if the profile has one; ``auto``: the job finds it in its image.
         asset_root: Folder of Isaac Sim assets, None for NVIDIA's own server.
         time_limit_min: Time limit of the job (``Study.time_limit_min``), None for the profile's.
 
@@ -123,7 +123,7 @@ def render_job(
         "study_dir": folder.path,
         "code_dir": folder.code,
         "environment": environment,
-        "binds": container.binds(cluster, asset_root),
+        "binds": container.binds(cluster),
         "docker_variables": container.variables(environment),
         "nsys_options": nsys.profile_options(
             graph_trace=case.graph_trace if case.graph_trace == "node" else "graph",  # type: ignore[arg-type]

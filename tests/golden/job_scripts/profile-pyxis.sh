@@ -144,6 +144,10 @@ export PACELINE_NODE_DIR="$NODE_DIR" PACELINE_WARM_DIR="$CACHE_DIR/warm"
 export PYTHONNOUSERSITE=1 # packages in the user's own ~/.local are none of the image's
 if [ "$(id -u)" = 0 ]; then export OMNI_KIT_ALLOW_ROOT=1; fi
 mounts=() # SOURCE:TARGET, for folders that the image writes to; known once it was asked
+made=()   # their sources
+# The assets may lie on the site, or in the image itself.
+if [ -d /assets ]; then mounts+=(/assets:/assets:ro); fi
+
 
 # ---- where it runs --------------------------------------------------------------------------------------------------
 
@@ -154,7 +158,7 @@ if [ -n "$node_nsys" ]; then nsys_folder=$(dirname "$(dirname "$node_nsys")"); f
 # Pyxis is part of srun: the container starts with the task, on every node.
 enter() {
     local shown container
-    shown=/results/study:/results/study,/scratch:/scratch,/data:/mnt/data:ro,/assets:/assets:ro,"$CACHE_DIR:$CACHE_DIR,$NODE_DIR:$NODE_DIR"
+    shown=/results/study:/results/study,/scratch:/scratch,/data:/mnt/data:ro,"$CACHE_DIR:$CACHE_DIR,$NODE_DIR:$NODE_DIR"
     if [ -n "${mounts[*]}" ]; then shown+=$(printf ',%s' "${mounts[@]}"); fi
     shown+="${nsys_folder:+,$nsys_folder:$nsys_folder:ro}"
     container=(
@@ -197,13 +201,16 @@ while read -r word value; do
     case $word in
         python) if [ "$PYTHON" = auto ]; then PYTHON=$value; fi ;;
         isaaclab) export ISAACLAB_PATH="${ISAACLAB_PATH:-$value}" ;;
-        folder) mounts+=("$NODE_DIR/image$value:$value") ;;
+        folder)
+            made+=("$NODE_DIR/image$value")
+            mounts+=("$NODE_DIR/image$value:$value")
+            ;;
     esac
 done <<<"$image_facts"
 [ "$PYTHON" != auto ] || fail "no Python was found in the image; name it with python: in the cluster profile"
-if [ -n "${mounts[*]}" ]; then on_nodes mkdir -p -- "${mounts[@]%%:*}"; fi
+if [ -n "${made[*]}" ]; then on_nodes mkdir -p -- "${made[@]}"; fi
 enter
-say "image $PACELINE_IMAGE_DIGEST, Python $PYTHON; in the place of folders in it: ${mounts[*]:-none}"
+say "image $PACELINE_IMAGE_DIGEST, Python $PYTHON; in the place of folders in it: ${made[*]:-none}"
 PACELINE_CACHE_KEY=$("${here[@]}" "$PYTHON" -m paceline.bench.caches key </dev/null) || fail "the key of the kernel cache cannot be made"
 export PACELINE_CACHE_KEY PYTHONPYCACHEPREFIX="$CACHE_DIR/bytecode/$PACELINE_CACHE_KEY"
 unset PYTHONDONTWRITEBYTECODE # images come without compiled modules, and every rank would compile them anew
