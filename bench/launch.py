@@ -104,11 +104,12 @@ def _require_same_study(directory: StudyDir, study: Study) -> None:
 
 
 def planned_python(cluster: Cluster) -> str:
-    """Return the Python that jobs of a site run with: the profile's, or the one of Paceline's own environment."""
-    if cluster.python != "auto":
+    """Return the Python that jobs of a site run with: the profile's, or the one of Paceline's own environment.
+
+    ``auto`` with an image: each job asks its image, since only the node may be able to run it.
+    """
+    if cluster.python != "auto" or cluster.runtime.kind != "none":
         return cluster.python
-    if cluster.runtime.kind != "none":
-        return "python3"
     return str(environment.environment_python())
 
 
