@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from paceline.analysis import charts, chartseries, series, tables
 from paceline.analysis.bundle import javascript
 from paceline.analysis.checks import RULES
+from paceline.analysis.tuning_report import METHOD, tuning_table
 from paceline.analysis.units import interval, known, ranks, show
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def html(analysis: Analysis, made: str) -> str:
             numbers=_numbers(analysis),
             notes=analysis.notes,
             tables=_tables(analysis),
+            tuning_method=METHOD,
             failures=_failures(analysis),
             runs_left_out=max(len(analysis.runs) + len(analysis.missing) - MAX_RUN_ROWS, 0),
             provenance=analysis.provenance,
@@ -68,6 +70,7 @@ def markdown(analysis: Analysis, made: str) -> str:
             usage=analysis.usage,
             target=analysis.target,
             device=analysis.device,
+            tuning=bool(analysis.tuning),
             tables={name: tables.markdown(table) for name, table in _tables(analysis).items() if name != "runs"},
             kind=analysis.loaded.kind,
             notes=[tables.plain_text(note) for note in analysis.notes],
@@ -142,9 +145,8 @@ def _single(analysis: Analysis, name: str) -> list[dict[str, Any]]:
 def _title(analysis: Analysis) -> str:
     study = analysis.loaded.study
     of = f" of {study['task']}" if study.get("task") else ""
-    return f"{analysis.loaded.kind.capitalize()} scaling{of}" + (
-        f" with {study['trainer']}" if study.get("trainer") else ""
-    )
+    what = "Levers" if analysis.tuning else f"{analysis.loaded.kind.capitalize()} scaling"
+    return f"{what}{of}" + (f" with {study['trainer']}" if study.get("trainer") else "")
 
 
 def _numbers(analysis: Analysis) -> list[dict[str, Any]]:
@@ -185,6 +187,7 @@ def _tables(analysis: Analysis) -> dict[str, tables.Table]:
         tables.learning(rows, analysis.loaded.kind, device, analysis.target.threshold),
         tables.resources(rows, device, analysis.usage["currency"]),
         tables.findings(analysis.findings),
+        tuning_table(analysis.tuning, device),
         tables.runs(every[:MAX_RUN_ROWS]),
     ]
     return {table.name: table for table in made}

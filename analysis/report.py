@@ -24,6 +24,8 @@ from paceline.analysis.runrows import RUN_COLUMNS, label, missing_rows, plain, r
 from paceline.analysis.scaling import scaling_table, study_target
 from paceline.analysis.study_table import study_table
 from paceline.analysis.summary import RunArrays, run_arrays, summarise
+from paceline.analysis.tuning import VariantResult, tuning_results, tuning_verdict, variants
+from paceline.analysis.tuning_report import tuning_files, tuning_table
 from paceline.analysis.units import known
 from paceline.analysis.usage import price, usage
 from paceline.analysis.verdict import Verdict, checked, verdict
@@ -32,6 +34,7 @@ from paceline.bench.rundir import StudyDir
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.table import Table
     from rich.text import Text
 
 REPORT_SCHEMA = "paceline.report/1"
@@ -60,9 +63,11 @@ class Analysis:
         cost, self._no_cost = price(loaded)
         self.usage: dict[str, Any] = usage(loaded, cost)
         drawn = {label(run) for run in self.runs if run["counts"] and not run["flags"]}
-        self.verdict: Verdict = checked(
-            verdict(loaded.kind, self.device, self.rows, len(loaded.runs)), self.findings, drawn, len(RULES)
-        )
+        self.tuning: list[VariantResult] = tuning_results(loaded, self.arrays)
+        found = verdict(loaded.kind, self.device, self.rows, len(loaded.runs))
+        if variants(loaded.study):
+            found = tuning_verdict(self.tuning, found.world_size)
+        self.verdict: Verdict = checked(found, self.findings, drawn, len(RULES))
         self.provenance: dict[str, Any] = provenance(loaded)
         self.notes: list[str] = _notes(self)
 
@@ -79,6 +84,7 @@ class Analysis:
             "findings": [finding.to_json() for finding in self.findings],
             "scaling": self.rows,
             "laws": self.laws,
+            "tuning": [result.row() for result in self.tuning],
             "reward_target": self.target.to_json(),
             "usage": self.usage,
             "runs": [*self.runs, *self.missing],
@@ -116,6 +122,8 @@ def write_analysis(analysis: Analysis) -> Path:
         "report.md": markdown(analysis, made),
         "index.html": html(analysis, made),
     }
+    if analysis.tuning:
+        files |= tuning_files(analysis.loaded, analysis.tuning, analysis.verdict, analysis.device)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
@@ -190,6 +198,25 @@ def _write(path: Path, text: str) -> None:
         raise
 
 
+def _screen_table(source: tables.Table, without: Sequence[str] = ()) -> Table:
+    """Return a table for a terminal: intervals on lines of their own, columns whose key is in ``without`` left out."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    kept = [column for column in source.columns if column.key not in without]
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for column in kept:
+        table.add_column(column.title, justify="right" if column.numeric else "left", no_wrap=column.numeric)
+    for row in source.rows:
+        cells = []
+        for column in kept:
+            bounds = column.interval(row)
+            cells.append(Text(column.text(row) + (f"\n{bounds}" if bounds else "")))
+        table.add_row(*cells)
+    return table
+
+
 def terminal_table(source: Analysis | Loaded, width: int | None = None) -> Text:
     """Return the scaling table, the verdict and the notes as text for a terminal: no markup, no colours, no wrapping.
 
@@ -197,26 +224,16 @@ def terminal_table(source: Analysis | Loaded, width: int | None = None) -> Text:
         source: The analysis, or a loaded study (which is analysed first).
         width: Columns; those of the terminal if not given.
     """
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     analysis = Analysis(source) if isinstance(source, Loaded) else source
-    columns = tables.scaling(analysis.rows, analysis.loaded.kind, analysis.device).columns
-    kept = [column for column in columns if column.key not in ("num_envs_per_rank", "global_batch")]
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for column in kept:
-        table.add_column(column.title, justify="right" if column.numeric else "left", no_wrap=column.numeric)
-    for row in analysis.rows:
-        cells = []
-        for column in kept:
-            bounds = column.interval(row)
-            cells.append(Text(column.text(row) + (f"\n{bounds}" if bounds else "")))
-        table.add_row(*cells)
     stream = io.StringIO()
     console = Console(file=stream, width=width or max(shutil.get_terminal_size((120, 24)).columns, 100))
-    console.print(table)
+    scaling = tables.scaling(analysis.rows, analysis.loaded.kind, analysis.device)
+    console.print(_screen_table(scaling, ("num_envs_per_rank", "global_batch")))
+    if analysis.tuning:
+        console.print(_screen_table(tuning_table(analysis.tuning, analysis.device)))
     console.print(
         Text("95 % intervals over repeats (second lines).")
         if any(known(r["speedup_low"]) for r in analysis.rows)

@@ -1,20 +1,16 @@
-"""The report of a tuning study: report/tuning.csv and report/tuning.md, and the same table for a terminal."""
+"""The table of a tuning study, and its files report/tuning.csv and report/tuning.md."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from paceline.analysis.load import Loaded
-from paceline.analysis.summary import RunArrays
 from paceline.analysis.tables import Column, Table, markdown, plain_text
-from paceline.analysis.tuning import VariantResult, tuning_results, tuning_verdict, variants
+from paceline.analysis.tuning import VariantResult, variants
 from paceline.analysis.verdict import Verdict
-from paceline.bench.errors import RecordError
-from paceline.bench.rundir import StudyDir
 
 METHOD = (
     "Ratio: frames/s of the variant over frames/s of the baseline, geometric mean over pairs (same world size, same "
@@ -55,27 +51,9 @@ def tuning_markdown(loaded: Loaded, results: Sequence[VariantResult], verdict: V
     return "\n".join([*lines, "", METHOD, ""])
 
 
-def write_tuning(
-    loaded: Loaded, arrays: Mapping[int, RunArrays], device: str, world_size: int | None = None
-) -> tuple[Table, Verdict] | None:
-    """Write report/tuning.{csv,md} of a tuning study; return its table and verdict, None for any other study.
-
-    Raises:
-        RecordError: The report cannot be written there.
-    """
-    if not variants(loaded.study):
-        return None
-    results = tuning_results(loaded, arrays)
-    verdict = tuning_verdict(results, world_size)
-    folder = StudyDir(loaded.path).report
-    files = {"tuning.csv": tuning_csv(results), "tuning.md": tuning_markdown(loaded, results, verdict, device)}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            Path(folder, name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RecordError(f"{folder}: the report cannot be written ({error.strerror})") from error
-    return tuning_table(results, device), verdict
+def tuning_files(loaded: Loaded, results: Sequence[VariantResult], verdict: Verdict, device: str) -> dict[str, str]:
+    """Return the text of report/tuning.csv and report/tuning.md, by name."""
+    return {"tuning.csv": tuning_csv(results), "tuning.md": tuning_markdown(loaded, results, verdict, device)}
 
 
 def tuning_csv(results: Sequence[VariantResult]) -> str:
@@ -87,23 +65,3 @@ def tuning_csv(results: Sequence[VariantResult]) -> str:
         writer.writeheader()
         writer.writerows(rows)
     return stream.getvalue()
-
-
-def terminal_lines(table: Table, verdict: Verdict) -> list[str]:
-    """Return the table and the verdict as lines of plain text."""
-    cells = [[column.title for column in table.columns]]
-    for row in table.rows:
-        texts = []
-        for column in table.columns:
-            bounds = column.interval(row)
-            texts.append(column.text(row) + (f" ({bounds})" if bounds else ""))
-        cells.append(texts)
-    widths = [max(len(row[i]) for row in cells) for i in range(len(table.columns))]
-    lines = [
-        "  ".join(
-            text.rjust(width) if column.numeric else text.ljust(width)
-            for text, width, column in zip(row, widths, table.columns, strict=True)
-        ).rstrip()
-        for row in cells
-    ]
-    return [*lines, "", verdict.headline, *verdict.details]

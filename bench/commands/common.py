@@ -122,9 +122,8 @@ def study_kind(folder: Path) -> str:
 
 def print_report(folder: Path) -> None:
     """Write the report of a study folder; print its table and, as the last line, the path of the page."""
-    from paceline.analysis import load, report, tuning_report
+    from paceline.analysis import load, report
     from rich.console import Console
-    from rich.text import Text
 
     if study_kind(folder) == "sweep":
         from paceline.bench.commands.sweep import print_sweep
@@ -136,7 +135,4 @@ def print_report(folder: Path) -> None:
     if not screen.is_terminal:
         screen.width = 160  # in a log nothing is cut
     screen.print(report.terminal_table(analysis))
-    levers = tuning_report.write_tuning(analysis.loaded, analysis.arrays, analysis.device, analysis.verdict.world_size)
-    if levers is not None:
-        screen.print(Text("\n".join(tuning_report.terminal_lines(*levers))), soft_wrap=True)
     print(page)

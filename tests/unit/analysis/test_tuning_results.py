@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from paceline.analysis.load import load_study
-from paceline.analysis.report import Analysis
+from paceline.analysis.report import Analysis, terminal_table, write_analysis
 from paceline.analysis.tuning import compare_learning, tuning_results, tuning_verdict, variants
-from paceline.analysis.tuning_report import write_tuning
 from paceline.bench.rundir import StudyDir
 
 from tests.synthetic import Recipe, case_of, write_failure, write_run, write_study
@@ -78,9 +78,8 @@ def test_variants_are_not_on_the_curve_of_the_study(study: Path) -> None:
 
 def test_the_report_says_it(study: Path) -> None:
     analysis = Analysis(load_study(study))
-    found = write_tuning(analysis.loaded, analysis.arrays, analysis.device, 4)
-    assert found is not None
-    _, verdict = found
+    page = write_analysis(analysis)
+    verdict = analysis.verdict
     assert verdict.tone == "better"
     assert verdict.headline.startswith("affinity is better at world size 4: +1")
     assert any(text.startswith("6 comparisons at 95\u202f%: about 0.3 of them") for text in verdict.details)
@@ -89,6 +88,11 @@ def test_the_report_says_it(study: Path) -> None:
     assert [row["variant"] for row in rows] == [name for name in FACTORS for _ in range(3)]
     assert float(rows[0]["ratio_low"]) <= float(rows[0]["ratio"]) <= float(rows[0]["ratio_high"])
     assert rows[2]["world_size"] == ""
+    told = json.loads((study / "report" / "report.json").read_text())["tuning"]
+    assert [row["variant"] for row in told] == [row["variant"] for row in rows]
+    assert verdict.headline in str(terminal_table(analysis))
+    assert "<table" in page.read_text().partition("Levers against the baseline")[2].partition("</section>")[0]
+    assert "| affinity | 4 | 5 |" in (study / "report" / "report.md").read_text()
     text = (study / "report" / "tuning.md").read_text()
     assert "| compile | torch\\_compile=default |" in text
     assert "| affinity | 4 | 5 |" in text
@@ -113,7 +117,7 @@ def test_a_study_without_variants_has_no_such_report(tmp_path: Path) -> None:
     write_study(tmp_path, Recipe(world_sizes=(1, 2), repeats=2, samples=False))
     analysis = Analysis(load_study(tmp_path))
     assert variants(analysis.loaded.study) == {}
-    assert write_tuning(analysis.loaded, analysis.arrays, "cuda") is None
+    assert "Levers against the baseline" not in write_analysis(analysis).read_text()
     assert not (tmp_path / "report" / "tuning.csv").exists()
 
 
