@@ -70,7 +70,7 @@ def stock_command(case: Case, python: str) -> list[str]:
     return [python, "-m", "isaaclab", *own, *common, *length, f"physics={case.physics}", *trainer]
 
 
-def run_stock(case: Case, side: launch.JobSide, cache: Path, paths: str | None, log: Path) -> float:
+def run_stock(case: Case, side: launch.JobSide, cache: Path, paths: str | None, log: Path, slot: int) -> float:
     """Train once with the stock launcher and return frames per second after the warm-up, all ranks."""
     threads = str(case.threads_per_rank)
     environment = {
@@ -79,6 +79,7 @@ def run_stock(case: Case, side: launch.JobSide, cache: Path, paths: str | None, 
         "WARP_CACHE_PATH": str(cache / "warp"),
         "XDG_CACHE_HOME": str(cache / "xdg"),
         "PYTHONUNBUFFERED": "1",
+        "PET_MASTER_PORT": str(29500 + slot),  # torchrun's --master-port, which the stock launcher leaves at 29500
     }
     environment.pop("PYTHONPATH", None)
     if paths:
@@ -152,7 +153,8 @@ def measure(args: argparse.Namespace, folder: Path) -> int:
                     number = case.repeat
                     driver.run(lambda s, number=number: s.case.kind == "warmup" or s.case.repeat == number)  # type: ignore[misc]
                 else:
-                    stock.append(run_stock(case, side, cache, args.pythonpath, folder / f"stock-{case.repeat}.log"))
+                    log = folder / f"stock-{case.repeat}.log"
+                    stock.append(run_stock(case, side, cache, args.pythonpath, log, args.slot or 0))
     loaded = load.load_study(opened.directory.path)
     measured = summary.summarise(loaded, summary.run_arrays(loaded)).to_dict("index")
     for index, run in loaded.runs.to_dict("index").items():

@@ -11,7 +11,7 @@ from paceline.analysis import load, summary
 DATA = Path(__file__).resolve().parents[2] / "data" / "h200"
 
 
-@pytest.fixture(scope="module", params=["strong_ant_rsl_rl", "weak_cartpole_rl_games"])
+@pytest.fixture(scope="module", params=["strong_ant_rsl_rl", "strong_ant_rl_games", "weak_cartpole_rl_games"])
 def summarised(request: pytest.FixtureRequest) -> tuple[load.Loaded, pd.DataFrame]:
     loaded = load.load_study(DATA / request.param)
     return loaded, summary.summarise(loaded, summary.run_arrays(loaded))
