@@ -95,6 +95,14 @@ class RunDir:
         """What a profiler left to be analysed: SQLite exports of nsys, one a node, or Kineto traces, one a rank."""
         return sorted(self.profile.glob("nsys-*.sqlite")) or sorted(self.profile.glob("kineto-rank-*.json.gz"))
 
+    def doctor_json(self, node: str) -> Path:
+        """What the check of one node found before the training started; of all ranks together: ``allreduce``."""
+        return self.path / f"doctor-{node}.json"
+
+    def doctor_files(self) -> list[Path]:
+        """Findings of all nodes that were checked."""
+        return sorted(self.path.glob("doctor-*.json"))
+
     def rank_jsonl(self, rank: int) -> Path:
         """Record of one rank (global rank)."""
         return self.path / f"rank-{rank:04d}.jsonl"

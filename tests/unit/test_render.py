@@ -29,10 +29,11 @@ def test_any_folder_name_works_under_bash(name: str) -> None:
         calls = here.calls()
         assert [argv[:2] for argv, _ in calls] == [
             ["-c", "import sys; sys.exit(sys.version_info < (3, 10))"],
+            ["-m", "paceline.bench.nodecheck"],
             ["-m", "paceline.bench.supervise"],
             ["-m", "paceline.bench.sentinel"],
         ]
-        training, seen = calls[1]
+        training, seen = calls[2]
         assert training[2:] == [
             "--stall-s", "1800", "--exit-grace-s", "60", "--", str(here.python), "-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc-per-node=2",
             "-m", "paceline.bench.worker",

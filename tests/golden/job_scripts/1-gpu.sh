@@ -150,6 +150,9 @@ else
 fi
 [ "$gpus" -ge 1 ] || fail "$gpus GPUs are visible on $(uname -n), 1 are needed"
 
+# The rest of it in Python, on every node: doctor-<node>.json keeps what it found.
+"${everywhere[@]}" "$PYTHON" -m paceline.bench.nodecheck </dev/null || fail "the check of the node failed (see above)"
+
 # ---- training: torchrun, one process per rank -----------------------------------------------------------------------
 
 torchrun=(--standalone --nnodes=1 --nproc-per-node=1)

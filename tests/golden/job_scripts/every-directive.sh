@@ -254,9 +254,16 @@ else
 fi
 [ "$gpus" -ge 2 ] || fail "$gpus GPUs are visible on $(uname -n), 2 are needed"
 
+# The rest of it in Python, on every node: doctor-<node>.json keeps what it found.
+"${everywhere[@]}" "$PYTHON" -m paceline.bench.nodecheck </dev/null || fail "the check of the node failed (see above)"
+
 # ---- training: torchrun, one process per rank -----------------------------------------------------------------------
 
 torchrun=(--standalone --nnodes=1 --nproc-per-node=2)
+# Ranks that cannot talk to each other would hang: ask them for one sum first, at the size of this run.
+sum=("${torchrun[@]}")
+timeout --kill-after=10 180 "${everywhere[@]}" "$PYTHON" -m paceline.bench.allreduce "${sum[@]}" </dev/null ||
+    fail "the ranks cannot add up a tensor: NCCL or the network (see above; NCCL_DEBUG=INFO in environment: of the profile tells more)"
 if [ -n "$interrupted" ]; then exit 143; fi
 say "training starts at $(date -u +%Y-%m-%dT%H:%M:%SZ)"
 # setsid: a process group of its own, so that all of it can be stopped.

@@ -132,6 +132,9 @@ if ! printf x >.paceline-preflight || ! rm .paceline-preflight; then fail "the r
 "${here[@]}" "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
     fail "this Python does not run, or is older than 3.10: $PYTHON"
 
+# The rest of it in Python, on every node: doctor-<node>.json keeps what it found.
+"${everywhere[@]}" "$PYTHON" -m paceline.bench.nodecheck </dev/null || fail "the check of the node failed (see above)"
+
 # ---- training: torchrun, one process per rank -----------------------------------------------------------------------
 
 torchrun=(--standalone --nnodes=1 --nproc-per-node=2)
