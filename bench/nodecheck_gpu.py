@@ -7,6 +7,7 @@ import ctypes.util
 import functools
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,10 @@ def gpus(run: RunDir, case: Case) -> Iterator[Row]:
         return
     present, wanted = _listed(), mask()
     need = case.local_world_size
+    if shutil.which("nvidia-smi") is None and wanted is not None:
+        text = f"nvidia-smi is not here: {len(wanted)} GPUs are promised, and none could be asked"
+        yield "gpus", "warning", text, "put it on PATH (in a container: --nv or --gpus bring it along)"
+        return
     if not present:
         fix = "the node has no working driver, or the container was started without its GPUs (--nv, --gpus)"
         yield "gpus", "failure", f"nvidia-smi finds none, {need} are needed", fix

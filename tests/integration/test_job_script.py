@@ -29,6 +29,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
 TORCHRUN = """
 import json, os, sys, time
+if sys.argv[-1] == "paceline.bench.allreduce":
+    sys.exit(0)
 names = ("CUDA_VISIBLE_DEVICES", "SLURMD_NODENAME", "SLURM_RESTART_COUNT", "PACELINE_RUN_DIR", "WITH_NEWLINE")
 seen = {name: os.environ.get(name) for name in names}
 seen["cores_asked_for"] = os.environ.get("SLURM_CPUS_PER_TASK")
