@@ -123,7 +123,7 @@ class Preset(FileModel):
     save_interval: Positive = 50
     """Iterations between checkpoints."""
     keep: Keep = Keep()
-    """Which checkpoints stay."""
+    """Checkpoints that stay when newer ones are written."""
     expected_fps: Above | None = None
     """Environment steps per second of all ranks that the plan counts on."""
     time_limit_min: Positive | None = None

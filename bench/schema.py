@@ -1,4 +1,4 @@
-"""JSON Schemas of study files and cluster profiles, so that editors complete keys and mark mistakes.
+"""JSON Schemas of study files, cluster profiles and training presets, so that editors complete keys and mark mistakes.
 
 docs/schemas holds them; shipped files name them in a ``# yaml-language-server: $schema=`` line.
 """
@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from paceline.bench.cluster import Cluster
+from paceline.bench.preset import Preset
 from paceline.bench.study import Study
 from pydantic import BaseModel
 
-MODELS: dict[str, type[BaseModel]] = {"study.json": Study, "cluster.json": Cluster}
+MODELS: dict[str, type[BaseModel]] = {"study.json": Study, "cluster.json": Cluster, "preset.json": Preset}
 
 
 def schema(model: type[BaseModel]) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def schema(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def write(folder: Path) -> list[Path]:
-    """Write study.json and cluster.json into a folder, made if need be, and return their paths."""
+    """Write study.json, cluster.json and preset.json into a folder, made if need be, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, model in MODELS.items():

@@ -66,7 +66,7 @@ class View:
         if self._live is not None:
             self._live.update(Group(*self._page(joined, starts, alerts)))
             return
-        state = starts[-1].state if starts else "not started"
+        state = _state(starts)
         key = (len(starts), state)
         if key != self._logged[:2] or (now - self._logged_at >= _LOG_EVERY_S and self._logged[2:] != (joined.done,)):
             self._logged, self._logged_at = (*key, joined.done), now
@@ -126,11 +126,10 @@ class View:
     def _line(self, joined: Joined, starts: Sequence[Start]) -> str:
         from paceline.analysis.outlook import outlook
 
-        state = starts[-1].state if starts else "not started"
-        parts = [f"{self._opened.campaign.name}: start {len(starts)} {state}"]
+        parts = [f"{self._opened.campaign.name}: {_state(starts)}"]
         parts.append(f"iteration {joined.done} of {_goal(joined)}")
         ahead = outlook(joined)
-        if ahead is not None and state == "running":
+        if ahead is not None and any(start.state == "running" for start in starts):
             parts.append(f"about {_duration(ahead.left_s)} left")
         for name, values in (("reward", joined.reward), ("episode length", joined.episode_length)):
             if (value := _last(values)) is not None:
@@ -148,15 +147,12 @@ class View:
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
         table.add_column(justify="left", style="dim", no_wrap=True)
         table.add_column(justify="left")
-        state = starts[-1].state if starts else "not started"
         case = opened.case
         ranks = (
             f"{case.world_size} {'GPU' if case.device == 'cuda' else 'CPU rank'}{'s' if case.world_size > 1 else ''}"
         )
         table.add_row("training", f"{case.task}, {case.trainer}, {case.num_envs:,} environments on {ranks}")
-        table.add_row(
-            "state", f"{state}, start {len(starts)}" + (f", goal reached: {joined.goal}" if joined.goal else "")
-        )
+        table.add_row("state", _state(starts) + (f", goal reached: {joined.goal}" if joined.goal else ""))
         goal = _goal_iterations(joined)
         share = f" ({100 * joined.done / goal:.1f} %)" if goal < 10_000_000 else ""
         table.add_row("progress", Text(f"{joined.done:,} of {_goal(joined)}{share}  ") + _bar(joined.done / goal))
@@ -201,6 +197,17 @@ class View:
         lines: list[Any] = [Text(f"{opened.campaign.name} in {opened.folder.path}", style="bold"), table]
         lines += [Text(f"ALERT {alert.rule}: {alert.reason}", style="bold red") for alert in alerts]
         return lines
+
+
+def _state(starts: Sequence[Start]) -> str:
+    """Return the state of the start that matters: the running one, or the newest that has begun; and what waits."""
+    begun = [start for start in starts if start.state != "queued"]
+    waiting = len(starts) - len(begun)
+    ahead = f", {waiting} waiting in the queue" if waiting else ""
+    if not begun:
+        return f"not started{ahead}"
+    current = next((start for start in begun if start.state == "running"), begun[-1])
+    return f"start {begun.index(current) + 1} {current.state}{ahead}"
 
 
 def _goal_iterations(joined: Joined) -> int:

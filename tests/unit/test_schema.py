@@ -7,6 +7,7 @@ import pytest
 from paceline.bench import schema
 from paceline.bench.cluster import Cluster
 from paceline.bench.cluster import shipped as shipped_clusters
+from paceline.bench.preset import shipped as shipped_presets
 from paceline.bench.study import Study, StudyValues
 from paceline.bench.study import shipped as shipped_studies
 
@@ -39,9 +40,13 @@ def test_keys_in_files_are_those_of_the_models() -> None:
     assert set(cluster["required"]) == {"name", "scheduler"}
 
 
-@pytest.mark.parametrize("path", [*shipped_studies().values(), *shipped_clusters().values()], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path",
+    [*shipped_studies().values(), *shipped_clusters().values(), *shipped_presets().values()],
+    ids=lambda p: p.name,
+)
 def test_shipped_files_name_their_schema(path: Path) -> None:
     first = path.read_text().split("\n")[0]
     assert first.startswith("# yaml-language-server: $schema=")
     named = (path.parent / first.partition("=")[2]).resolve()
-    assert named == COMMITTED / ("study.json" if path.parent.name == "studies" else "cluster.json")
+    assert named == COMMITTED / f"{path.parent.name.removesuffix('s').replace('studie', 'study')}.json"
