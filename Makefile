@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 
 # Variables of a study: `make strong-scaling TASK=Isaac-Ant-Direct GPUS=1,2,4`. They reach the recipes through the
 # environment and as they were typed: neither make nor the shell interprets what is in them.
-STUDY_VARIABLES := TASK TRAINER GPUS ENVS REPEATS ITERATIONS CLUSTER STUDY FOLDER
+STUDY_VARIABLES := TASK TRAINER GPUS ENVS REPEATS ITERATIONS CLUSTER STUDY FOLDER PRESET
 $(foreach name,$(STUDY_VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(STUDY_VARIABLES)
 export PYTHON
@@ -25,7 +25,7 @@ pytest = $(python) -m pytest --durations=15
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "  Variables: TASK= TRAINER=rsl_rl|rl_games GPUS=1,2,4,8 ENVS= REPEATS= ITERATIONS= CLUSTER= STUDY= FOLDER="
+	@echo "  Variables: TASK= TRAINER=rsl_rl|rl_games GPUS=1,2,4,8 ENVS= REPEATS= ITERATIONS= CLUSTER= STUDY= FOLDER= PRESET="
 
 .PHONY: strong-scaling
 strong-scaling: setup ## Run the strong-scaling study (ENVS in total) and report
@@ -44,6 +44,16 @@ profile: setup ## Profile the study at 1 and at all GPUs (nsys if it is there), 
 .PHONY: env-sweep
 env-sweep: setup ## Find out how many environments one GPU should simulate (ENVS: the first number), and report
 	@$(call run,env_sweep,start_envs)
+
+.PHONY: train
+train: setup ## Train to the end as PRESET says (PRESET=cartpole_2min), over as many jobs as it takes
+	@$(paceline) train "$${PRESET:?make train PRESET=<name or file>}" $${CLUSTER:+--cluster "$$CLUSTER"} \
+		$${FOLDER:+--folder "$$FOLDER"} $${TASK:+--set "task=$$TASK"} $${TRAINER:+--set "trainer=$$TRAINER"} \
+		$${ENVS:+--set "num_envs=$$ENVS"} $${ITERATIONS:+--set "iterations=$$ITERATIONS"}
+
+.PHONY: tensorboard
+tensorboard: jobs-environment ## Show the curves of the campaign in FOLDER (default: all in outputs/)
+	@.venv-isaaclab-3.0/bin/tensorboard --logdir "$${FOLDER:-outputs}"
 
 .PHONY: report
 report: setup ## Write the report of the study in FOLDER again

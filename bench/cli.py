@@ -22,6 +22,7 @@ COMMANDS = {
     "sweep": "find out how many environments: double them until something ends it, and report",
     "train": "train to the end, over as many jobs as it takes",
     "resume": "go on with a campaign that stopped, or from a checkpoint",
+    "evaluate": "play checkpoints in tasks, as many at once as fit, and say which is best",
     "watch": "follow a study or a campaign that is under way: progress, alerts",
     "status": "show the state of every case",
     "retry": "run the cases that failed or are missing, and report",
