@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import time
 from collections.abc import Callable, Sequence
 
-from paceline.bench import local, render, snapshot
-from paceline.bench.display import Display
+from paceline.bench import local, profile, render, snapshot
+from paceline.bench.attempt import write_attempt
+from paceline.bench.display import Display, case_label, note
 from paceline.bench.errors import ClusterError, LaunchError
 from paceline.bench.launch import JobSide, OpenStudy
-from paceline.bench.record import LAUNCH_SCHEMA, Case, Result
+from paceline.bench.record import LAUNCH_SCHEMA, Case
+from paceline.bench.resolve import SITE_LIMITS
+from paceline.bench.retries import max_attempts, next_attempt, why_not
 from paceline.bench.rundir import RunDir, read_json, write_json
-from paceline.bench.status import UNFINISHED, CaseStatus
+from paceline.bench.settle import settle
+from paceline.bench.status import UNFINISHED, CaseStatus, study_status
 
 
 class Driver:
@@ -22,6 +27,8 @@ class Driver:
         self._opened = opened
         self._job_side = job_side
         self._display = display
+        self._refused: set[str] = set()
+        """Cases whose next attempt Slurm did not take."""
 
     def run(self, wanted: Callable[[CaseStatus], bool] = lambda status: True) -> list[CaseStatus]:
         """Bring every wanted case that has no completed run to an end, and return the state of all cases.
@@ -39,9 +46,45 @@ class Driver:
                 f"{taken.content_hash} in {self._opened.directory.code}"
             )
         if self._opened.cluster.scheduler == "slurm":
-            self._submit(wanted)
-            return follow(self._opened, self._display)
+            self._submit(self._to_start(wanted))
+            return follow(self._opened, self._display, lambda statuses: self.repeat(statuses, wanted))
         return self._run_locally(wanted)
+
+    def repeat(
+        self, statuses: Sequence[CaseStatus], wanted: Callable[[CaseStatus], bool] = lambda status: True
+    ) -> bool:
+        """Submit the next attempt at every case whose failure is repeated without being asked; return if there is one.
+
+        Cases that never started because the warm-up failed wait for the warm-up's next attempt.
+        """
+        again = {status.case.case_id for status in statuses if wanted(status) and not why_not(self._opened, status)}
+        if not any(s.case.kind == "warmup" and (s.done or s.case.case_id in again) for s in statuses):
+            again -= {status.case.case_id for status in statuses if status.cause == "dependency"}
+        pending = self._to_start(lambda status: status.case.case_id in again - self._refused)
+        if not pending:
+            return False
+        for status in pending:
+            self._tell(status)
+        try:
+            self._submit(pending)
+        except ClusterError as error:
+            self._display.say(f"not repeated: {error}")
+            self._refused |= again
+            for status in pending:
+                prepared = self._opened.directory.attempts(status.case.case_id)[-1]
+                if not prepared.launch_json.exists():
+                    shutil.rmtree(prepared.path, ignore_errors=True)
+            return False
+        return True
+
+    def _tell(self, status: CaseStatus) -> None:
+        changes = next_attempt(self._opened, status)
+        what = [f"with {', '.join(changes.overrides)}"] if changes and changes.overrides else []
+        what += [f"not on {', '.join(changes.exclude)}"] if changes and changes.exclude else []
+        self._display.say(
+            f"{case_label(status)}: {note(status)}; attempt {(status.attempt or 0) + 1} of "
+            f"{max_attempts(self._opened)} {' '.join(what)}".rstrip()
+        )
 
     def _to_start(self, wanted: Callable[[CaseStatus], bool]) -> list[CaseStatus]:
         statuses = self._opened.status()
@@ -57,33 +100,44 @@ class Driver:
                     "`paceline watch` follows it, `paceline cancel` ends it"
                 )
         for status in self._to_start(wanted):
-            run = self._new_attempt(status.case)
-            process = local.LocalRun(run)
-            try:
-                while process.poll() is None:
-                    self._display.show(self._opened.status())
-                    time.sleep(0.5)
-            except BaseException:
-                self._display.say(f"ending {run.path.name} of case {run.case_id} ...")
-                process.stop()
-                raise
-            statuses = self._opened.status()
-            self._display.show(statuses)
+            statuses = self._attempt_locally(status)
+            while not why_not(self._opened, status := _same_case(statuses, status)):
+                self._tell(status)
+                statuses = self._attempt_locally(status)
             if status.case.kind == "warmup" and not statuses[0].done:
                 break  # what stops the warm-up stops every case
         return self._opened.status()
 
-    def _submit(self, wanted: Callable[[CaseStatus], bool]) -> None:
+    def _attempt_locally(self, status: CaseStatus) -> list[CaseStatus]:
+        """Make the next attempt at a case on this machine, and return the state of all cases."""
+        run = self._new_attempt(status)
+        process = local.LocalRun(run)
+        try:
+            while process.poll() is None:
+                self._display.show(self._opened.status())
+                time.sleep(0.5)
+        except BaseException:
+            self._display.say(f"ending {run.path.name} of case {run.case_id} ...")
+            process.stop()
+            raise
+        statuses = self._opened.status()
+        if settle(self._opened, [_same_case(statuses, status)]):
+            statuses = self._opened.status()
+        self._display.show(statuses)
+        return statuses
+
+    def _submit(self, pending: Sequence[CaseStatus]) -> None:
         from paceline.bench import slurm
 
         executor = slurm.executor(self._opened.directory.path)
-        pending = self._to_start(wanted)
-        runs = [(status.case, self._new_attempt(status.case)) for status in pending]
+        runs = [(status.case, self._new_attempt(status)) for status in pending]
         self._check_scripts(runs)
-        warmup = next((s for s in self._opened.status() if s.case.kind == "warmup"), None)
-        after = warmup.job_id if warmup and warmup.state in UNFINISHED else None
+        # A job waits for the warm-up of its own kind of node.
+        warm = {
+            _place(s.case): s.job_id for s in self._opened.status() if s.case.kind == "warmup" and s.state in UNFINISHED
+        }
         for case, run in runs:
-            job = executor.submit_script(run, after=after if case.kind != "warmup" else None)
+            job = executor.submit_script(run, after=warm.get(_place(case)) if case.kind != "warmup" else None)
             write_json(
                 run.launch_json,
                 {
@@ -95,17 +149,18 @@ class Driver:
                 },
             )
             if case.kind == "warmup":
-                after = job.job_id
+                warm[_place(case)] = job.job_id
         if runs:
             self._display.say(f"submitted {len(runs)} jobs; Ctrl-C leaves them queued")
 
     def _check_scripts(self, runs: Sequence[tuple[Case, RunDir]]) -> None:
         from paceline.bench import slurm
 
-        sizes: set[tuple[int, int]] = set()
+        seen: set[tuple[object, ...]] = set()
         for case, run in runs:
-            if (case.world_size, case.num_nodes) not in sizes:
-                sizes.add((case.world_size, case.num_nodes))
+            asks_for = (case.world_size, case.num_nodes, *_place(case))
+            if asks_for not in seen:
+                seen.add(asks_for)
                 objection = slurm.check_script(run)
                 if objection:
                     raise ClusterError(
@@ -113,8 +168,14 @@ class Driver:
                         f"{objection} (script: {run.job_sh})"
                     )
 
-    def _new_attempt(self, case: Case) -> RunDir:
-        directory = self._opened.directory
+    def _new_attempt(self, status: CaseStatus) -> RunDir:
+        case, directory, study = status.case, self._opened.directory, self._opened.study
+        changes = next_attempt(self._opened, status)
+        stated = {name: value for name in SITE_LIMITS if (value := getattr(study, name)) is not None}
+        cluster = self._opened.cluster.model_copy(update=stated)
+        if changes and changes.exclude:
+            exclude = ",".join(filter(None, (cluster.exclude, *changes.exclude)))
+            cluster = cluster.model_copy(update={"exclude": exclude})
         attempts = directory.attempts(case.case_id)
         if attempts and not attempts[-1].launch_json.exists() and not attempts[-1].result_json.exists():
             run = attempts[-1]  # prepared once and never started
@@ -123,14 +184,16 @@ class Driver:
         try:
             run.path.mkdir(parents=True, exist_ok=True)
             write_json(run.case_json, case.to_json())
+            if changes:
+                write_attempt(run, changes)
             script = render.render_job(
                 case,
-                self._opened.cluster,
+                cluster,
                 directory,
                 run.attempt,
                 python=self._job_side.python,
                 asset_root=self._job_side.asset_root,
-                time_limit_min=self._opened.study.time_limit_min,
+                time_limit_min=study.time_limit_min,
             )
             run.job_sh.write_text(script, encoding="utf-8")
             run.job_sh.chmod(run.job_sh.stat().st_mode | 0o100)
@@ -139,54 +202,45 @@ class Driver:
         return run
 
 
-def follow(opened: OpenStudy, display: Display) -> list[CaseStatus]:
-    """Show a study until nothing of it is queued or running any more; return the state of all cases."""
+def _place(case: Case) -> tuple[object, ...]:
+    """Return what decides on which nodes a case may run."""
+    return (case.gpu_type, *case.placement)
+
+
+def _same_case(statuses: Sequence[CaseStatus], wanted: CaseStatus) -> CaseStatus:
+    return next(status for status in statuses if status.case.case_id == wanted.case.case_id)
+
+
+def follow(
+    opened: OpenStudy, display: Display, repeat: Callable[[Sequence[CaseStatus]], bool] = lambda statuses: False
+) -> list[CaseStatus]:
+    """Show a study until nothing of it is queued or running any more; return the state of all cases.
+
+    Args:
+        opened: The study.
+        display: Where to show it.
+        repeat: Is given the state of all cases whenever some have ended; starts next attempts, and says if it did.
+    """
     interval_s = 1.0
     while True:
         statuses = opened.status()
         display.show(statuses)
+        if settle(opened, statuses):
+            statuses = opened.status()
+            display.show(statuses)
+        if repeat(statuses):
+            interval_s = 1.0
+            continue
         if not any(status.state in UNFINISHED for status in statuses):
-            return opened.status() if _settle(opened, statuses) else statuses
+            return statuses
         time.sleep(interval_s)
         interval_s = min(15.0, interval_s * 1.2)  # a controller serves a whole site: ask less often as time goes on
 
 
-def _settle(opened: OpenStudy, statuses: Sequence[CaseStatus]) -> bool:
-    """Write the sentinel of runs that could not write their own, with what Slurm says became of them; True if any.
-
-    A job that is killed at once leaves none, and Slurm forgets: the report, made anywhere and later, must still know.
-    """
-    settled = False
-    for status in statuses:
-        if status.state not in ("failed", "interrupted", "cancelled") or status.attempt is None:
-            continue
-        run = opened.directory.run(status.case.case_id, status.attempt)
-        if run.result_json.exists():
-            continue
-        now = time.time()
-        launched = read_json(run.launch_json).get("submitted_unix_s", now)
-        result = Result(
-            case_id=status.case.case_id,
-            attempt=status.attempt,
-            status="failed" if status.state == "failed" else "interrupted",
-            cause=status.cause,
-            message=status.message,
-            exit_code=None,
-            ranks_expected=status.case.world_size,
-            ranks_completed=(),
-            start_unix_s=launched,
-            end_unix_s=now,
-            job_id=status.job_id,
-            extra={"written_by": "watcher"},
-        )
-        write_json(run.result_json, result.to_json())
-        settled = True
-    return settled
-
-
 def cancel(opened: OpenStudy) -> list[CaseStatus]:
-    """Cancel everything of a study that is queued or running; return what was cancelled."""
-    active = [status for status in opened.status() if status.state in UNFINISHED]
+    """Cancel everything of a study that is queued or running, profiled runs included; return what was cancelled."""
+    cases = (*opened.cases, *profile.cases_of(opened.directory))
+    active = [status for status in study_status(opened.directory, cases) if status.state in UNFINISHED]
     jobs = [str(status.job_id) for status in active if status.job_id]
     if opened.cluster.scheduler == "slurm":
         from paceline.bench import slurm

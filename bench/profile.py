@@ -7,6 +7,7 @@ slows down what it looks at).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Sequence
@@ -14,10 +15,10 @@ from pathlib import Path
 
 from paceline.bench import launch
 from paceline.bench.cluster import Cluster
-from paceline.bench.errors import StudyError
+from paceline.bench.errors import RecordError, StudyError
 from paceline.bench.plan import Plan, make_plan
 from paceline.bench.record import Case
-from paceline.bench.rundir import StudyDir
+from paceline.bench.rundir import StudyDir, read_json
 from paceline.bench.study import Study, load_study
 
 WINDOW_ITERATIONS = 3
@@ -127,6 +128,18 @@ def open_study(folder: Path, study: Study, cluster: Cluster, settings: Settings)
 
 def _sizes(study: Study) -> tuple[int, ...]:
     return study.world_sizes if isinstance(study.world_sizes, tuple) else ()
+
+
+def cases_of(directory: StudyDir) -> list[Case]:
+    """Return the profiled cases that have a run folder; one that cannot be read is left out."""
+    found = []
+    for case_id in directory.case_ids():
+        for run in directory.attempts(case_id)[-1:]:
+            with contextlib.suppress(OSError, RecordError):
+                data = read_json(run.case_json)
+                if data.get("kind") == "profile":
+                    found.append(Case.from_json(data, str(run.case_json)))
+    return found
 
 
 def label(case: Case) -> str:

@@ -46,7 +46,7 @@ def judge(
     log = read_log(run.train_log, case.num_envs_per_rank)
     if len(completed) < case.world_size:
         cause = log.root_cause(_cause(log, case, ranks, exit_code, interrupted))
-        status = "interrupted" if interrupted or cause.cause in _FROM_OUTSIDE else "failed"
+        status = "interrupted" if interrupted or cause.cause in FROM_OUTSIDE else "failed"
     elif case.kind == "profile" and (problem := profiler.problem(run)):
         status, cause = "failed", Cause("no_trace", problem)
     headers = [rank.header for rank in ranks if rank.header is not None]
@@ -96,7 +96,7 @@ def _extra(
     return extra
 
 
-_FROM_OUTSIDE = frozenset({"time_limit", "preempted", "node_failure", "cancelled"})
+FROM_OUTSIDE = frozenset({"time_limit", "preempted", "node_failure", "cancelled"})
 
 
 def _cause(

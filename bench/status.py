@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from paceline.bench.errors import RecordError
+from paceline.bench.failures import failure_class
 from paceline.bench.record import Case, Result
 from paceline.bench.rundir import RunDir, StudyDir, read_json
 
@@ -60,11 +61,27 @@ class CaseStatus:
     message: str | None = None
     iterations_done: int = 0
     """Iterations that rank 0 has recorded; at most the case's iterations."""
+    nodes: str | None = None
+    """Nodes of the attempt as Slurm names them."""
+    invalid_physics: str | None = None
+    """Of a completed run: which buffers of the simulator overflowed."""
+    evidence: tuple[str, ...] = ()
+    """Lines of the log that tell the cause."""
 
     @property
     def done(self) -> bool:
-        """Whether the case has a completed run, so that it never runs again."""
-        return self.state == "completed"
+        """Whether the case has a completed run whose physics was valid, so that it never runs again.
+
+        For a sweep an overflow is a result like any other, and for the numbers of a warm-up nobody asks.
+        """
+        return self.state == "completed" and (
+            self.invalid_physics is None or self.case.kind not in ("strong", "weak", "gpus")
+        )
+
+    @property
+    def advice(self) -> str | None:
+        """One sentence on what to do about a run that failed."""
+        return failure_class(self.cause).advice if self.cause else None
 
 
 def study_status(study: StudyDir, cases: Iterable[Case]) -> list[CaseStatus]:
@@ -77,17 +94,6 @@ def study_status(study: StudyDir, cases: Iterable[Case]) -> list[CaseStatus]:
 
         states = job_states(waiting)
     return [_case_status(case, launch, result, run, states) for case, launch, result, run in found]
-
-
-def read_cases(study: StudyDir) -> list[Case]:
-    """Return the cases that have a run folder, without needing the study file. RecordError if one is damaged."""
-    cases = []
-    for case_id in study.case_ids():
-        attempts = study.attempts(case_id)
-        if attempts and attempts[-1].case_json.exists():
-            path = attempts[-1].case_json
-            cases.append(Case.from_json(read_json(path), str(path)))
-    return cases
 
 
 def summary(statuses: Sequence[CaseStatus]) -> str:
@@ -122,7 +128,7 @@ def _newest(study: StudyDir, case: Case) -> tuple[dict[str, str] | None, Result 
         result = _read_result(run)
         if newest[2] is None:
             newest = (_read_launch(run), result, run)
-        if result is not None and result.status == "completed":
+        if result is not None and result.status == "completed" and not result.extra.get("invalid_physics"):
             return _read_launch(run), result, run
     return newest
 
@@ -166,12 +172,21 @@ def _case_status(
     if run is None or (launch is None and result is None):
         return CaseStatus(case=case, state="missing")  # never started: an attempt folder without launch.json is no run
     job_id = launch.get("job_id") if launch else None
-    status = CaseStatus(case=case, state="lost", attempt=run.attempt, job_id=job_id)
+    nodes = " ".join(result.nodes) if result else None
+    nodes = nodes or (states.get(job_id, {}).get("NodeList") if job_id else None)
+    status = CaseStatus(case=case, state="lost", attempt=run.attempt, job_id=job_id, nodes=nodes or None)
     state, cause, message = _attempt_state(launch, result, states)
     if state in UNFINISHED or (state == "completed"):
         done = case.iterations if state == "completed" else iterations_done(run)
-        return replace(status, state=state, iterations_done=min(done, case.iterations))
-    return replace(status, state=state, cause=cause, message=message, iterations_done=iterations_done(run))
+        status = replace(status, state=state, iterations_done=min(done, case.iterations))
+        invalid = result.extra.get("invalid_physics") if state == "completed" and result else None
+        if not invalid:
+            return status
+        return replace(status, invalid_physics=str(invalid), cause="invalid_physics", message=str(invalid))
+    failure = result.extra.get("failure") if result else None
+    evidence = tuple(map(str, failure.get("evidence") or ())) if isinstance(failure, dict) else ()
+    done = iterations_done(run)
+    return replace(status, state=state, cause=cause, message=message, iterations_done=done, evidence=evidence)
 
 
 def _attempt_state(
@@ -190,6 +205,8 @@ def _attempt_state(
                 return "lost", "lost", "Slurm no longer knows the job and there is no result.json"
             reason = info.get("Reason", "")
             detail = f" ({reason})" if reason not in ("", "None") else ""
+            if state == "cancelled" and "Dependency" in reason:
+                return state, "dependency", f"the warm-up did not end well, so Slurm dropped this job{detail}"
             return state, cause, f"Slurm: {word}{detail}"
     if result is not None:
         return result.status, result.cause, result.message

@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     from paceline.bench import launch
     from paceline.bench.campaignfile import CampaignDir
     from paceline.bench.display import case_label, note
-    from paceline.bench.status import summary
+    from paceline.bench.status import UNFINISHED, summary
 
     folder = launch.find_folder(args.folder)
     if CampaignDir(folder).exists():
@@ -43,6 +43,9 @@ def run(args: argparse.Namespace) -> int:
                 "iterations": status.case.iterations,
                 "cause": status.cause,
                 "message": status.message,
+                "invalid_physics": status.invalid_physics,
+                "advice": status.advice,
+                "evidence": list(status.evidence),
             }
             for status in statuses
         ]
@@ -53,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
         progress = f"{status.iterations_done}/{status.case.iterations}" if status.attempt else ""
         line = f"{status.case.case_id}  {case_label(status):{width}}  {status.state:11}  {progress:>9}  {note(status)}"
         print(line.rstrip())
+        if status.advice and status.state not in UNFINISHED:
+            print(f"{'':{len(status.case.case_id)}}  {status.advice}")
     print(summary(statuses))
     return 0
 

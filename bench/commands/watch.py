@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from paceline.bench.commands import common
+
+if TYPE_CHECKING:
+    from paceline.bench.display import Display
+    from paceline.bench.driver import Driver
+    from paceline.bench.launch import OpenStudy
+    from paceline.bench.status import CaseStatus
 
 EXAMPLE = """paceline watch outputs/strong-scaling-Isaac-Ant-Direct-rsl_rl-16384envs-mysite
   paceline watch outputs/spot_rough_48h-mysite --once
@@ -37,9 +46,48 @@ def run(args: argparse.Namespace) -> int:
             raise LaunchError(f"--{option}: {folder} is a study; only campaigns (`paceline train`) have it")
     opened = launch.open_study(folder)
     with Display(common.console(), f"{opened.study.name} in {opened.directory.path}") as display:
-        statuses = driver.follow(opened, display)
+        statuses = driver.follow(opened, display, Repeater(opened, display))
         display.close(statuses)
     return common.finish(opened, statuses)
+
+
+class Repeater:
+    """Submits next attempts as `paceline run` would, unless another process drives the study.
+
+    On this machine runs belong to the `paceline run` that started them, so a watcher starts none.
+    """
+
+    _PATIENCE_S = 40.0  # two looks of the process that drives the study
+
+    def __init__(self, opened: OpenStudy, display: Display) -> None:
+        self._opened = opened
+        self._display = display
+        self._driver: Driver | None = None
+        self._waiting_since: float | None = None
+
+    def __call__(self, statuses: Sequence[CaseStatus]) -> bool:
+        """Return whether a next attempt was submitted, here or soon elsewhere."""
+        from paceline.bench import launch
+        from paceline.bench.driver import Driver
+        from paceline.bench.errors import LaunchError
+        from paceline.bench.lock import StudyLock
+        from paceline.bench.retries import why_not
+
+        if self._opened.cluster.scheduler == "local" or all(why_not(self._opened, status) for status in statuses):
+            return False
+        if self._driver is None:
+            job_side = launch.job_side(self._opened.cluster, self._display.say)
+            self._driver = Driver(self._opened, job_side, self._display)
+        try:
+            with StudyLock(self._opened.directory):
+                self._waiting_since = None
+                # Another watcher may have been quicker: under the lock, what is there now counts.
+                return self._driver.repeat(self._opened.status())
+        except LaunchError:
+            now = time.monotonic()
+            self._waiting_since = self._waiting_since or now
+            time.sleep(1.0)
+            return now - self._waiting_since < self._PATIENCE_S
 
 
 def watch_campaign(folder: Path, args: argparse.Namespace) -> int:

@@ -105,6 +105,8 @@ TEXTS = [
     ("killed", "  exitcode  : -9 (pid: 5)"),
     ("killed", "Killed"),
     ("gloo", "RuntimeError: [../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4711"),
+    ("python", "paceline: error: this Python does not run, or is older than 3.10: /no/python"),
+    ("preflight", "paceline: error: the study's copy of the code is missing: /scratch/study/code"),
     ("gloo", "RuntimeError: [enforce fail at gloo] Gloo connectFullMesh failed with no error"),
 ]  # fmt: skip
 

@@ -18,7 +18,6 @@ from paceline.bench.status import (
     _attempt_state,
     iterations_done,
     process_start_ticks,
-    read_cases,
     study_status,
     summary,
 )
@@ -180,14 +179,6 @@ def test_a_requeued_job_runs_again_although_its_first_life_left_a_sentinel(tmp_p
     result = Result.from_json(json.loads(run.result_json.read_text()))
     assert _attempt_state(dict(SLURM), result, {"17": {"State": "PENDING"}})[0] == "queued"
     assert _attempt_state(dict(SLURM), result, {"17": {"State": "COMPLETED"}})[0] == "interrupted"
-
-
-def test_cases_are_found_without_the_study_file(tmp_path: Path) -> None:
-    study = StudyDir(tmp_path)
-    cases = [make_case(repeat=repeat) for repeat in range(3)]
-    for case in cases:
-        make_attempt(study, case, status="completed", **own_process())
-    assert {case.case_id for case in read_cases(study)} == {case.case_id for case in cases}
 
 
 def test_the_summary_counts_states(tmp_path: Path) -> None:
