@@ -173,7 +173,10 @@ def points_table(analysis: SweepAnalysis) -> Table:
         Column("bound_why", "Because", "text"),
     ]
     return Table(
-        "points", "Curve", _kept(columns, analysis.points, {"num_envs_per_rank", "total_fps"}), tuple(analysis.points)
+        "points",
+        "Curve",
+        kept_columns(columns, analysis.points, {"num_envs_per_rank", "total_fps"}),
+        tuple(analysis.points),
     )
 
 
@@ -207,7 +210,7 @@ def resources_table(analysis: SweepAnalysis) -> Table:
         Column("update_s", "Update ms", "ms"),
         Column("other_s", "Other ms", "ms"),
     ]
-    return Table("resources", "Memory, power, phases", _kept(columns, rows, {"num_envs_per_rank"}), tuple(rows))
+    return Table("resources", "Memory, power, phases", kept_columns(columns, rows, {"num_envs_per_rank"}), tuple(rows))
 
 
 def excluded_table(analysis: SweepAnalysis) -> Table:
@@ -221,7 +224,9 @@ def excluded_table(analysis: SweepAnalysis) -> Table:
         Column("case_id", "Case", "text"),
     )
     rows = analysis.excluded
-    return Table("excluded", "Not in the curve", _kept(columns, rows, {"num_envs_per_rank", "excluded"}), tuple(rows))
+    return Table(
+        "excluded", "Not in the curve", kept_columns(columns, rows, {"num_envs_per_rank", "excluded"}), tuple(rows)
+    )
 
 
 def runs_table(analysis: SweepAnalysis) -> Table:
@@ -241,11 +246,13 @@ def runs_table(analysis: SweepAnalysis) -> Table:
         Column("node", "Node", "text"),
         Column("case_id", "Case", "text"),
     )
-    return Table("runs", "Runs", _kept(columns, analysis.rows, {"num_envs_per_rank", "verdict"}), tuple(analysis.rows))
+    return Table(
+        "runs", "Runs", kept_columns(columns, analysis.rows, {"num_envs_per_rank", "verdict"}), tuple(analysis.rows)
+    )
 
 
-def _kept(columns: Any, rows: Any, always: set[str]) -> tuple[Column, ...]:
-    """Return the columns in which at least one row says something."""
+def kept_columns(columns: Any, rows: Any, always: set[str]) -> tuple[Column, ...]:
+    """Return the columns in which at least one row says something, and those named ``always``."""
     return tuple(
         c for c in columns if c.key in always or any(known(row.get(c.key)) and row.get(c.key) != "" for row in rows)
     )

@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "train to the end, over as many jobs as it takes",
     "resume": "go on with a campaign that stopped, or from a checkpoint",
     "evaluate": "play checkpoints in tasks, as many at once as fit, and say which is best",
+    "compare-gpus": "measure the same case on each GPU type, or compare records of several hosts",
     "watch": "follow a study or a campaign that is under way: progress, alerts",
     "status": "show the state of every case",
     "retry": "run the cases that failed or are missing, and report",

@@ -125,10 +125,16 @@ def print_report(folder: Path) -> None:
     from paceline.analysis import load, report
     from rich.console import Console
 
-    if study_kind(folder) == "sweep":
+    kind = study_kind(folder)
+    if kind == "sweep":
         from paceline.bench.commands.sweep import print_sweep
 
         return print_sweep(folder)
+    if kind == "gpus":
+        from paceline.bench.commands.compare_gpus import report as report_gpus
+
+        report_gpus([folder])
+        return None
     analysis = report.Analysis(load.load_study(folder))
     page = report.write_analysis(analysis)
     screen = Console(highlight=False)

@@ -26,10 +26,12 @@ def run(args: argparse.Namespace) -> int:
     from paceline.bench.launch import find_folder
 
     folder = find_folder(args.folder)
-    if args.format == "json" and common.study_kind(folder) == "sweep":
-        from paceline.bench.commands.sweep import report as report_sweep
+    if args.format == "json" and common.study_kind(folder) in ("sweep", "gpus"):
+        from paceline.bench.commands import compare_gpus, sweep
 
-        report_sweep(folder, "json")
+        if common.study_kind(folder) == "gpus":
+            return compare_gpus.report([folder], form="json")
+        sweep.report(folder, "json")
         return 0
     if args.format == "text":
         common.print_report(folder)

@@ -51,7 +51,7 @@ def test_help_imports_no_heavy_library() -> None:
 def test_every_command_has_help_with_an_example(name: str) -> None:
     answer = paceline(name, "--help")
     assert answer.returncode == 0, answer.stderr
-    module = importlib.import_module(f"paceline.bench.commands.{name}")
+    module = importlib.import_module(f"paceline.bench.commands.{name.replace('-', '_')}")
     assert module.EXAMPLE.startswith(f"paceline {name} ")
     assert module.EXAMPLE in answer.stdout
 
