@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 from paceline.bench.commands import common
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from paceline.bench.launch import OpenStudy
+    from paceline.bench.status import CaseStatus
 
 EXAMPLE = "paceline run strong_scaling --set task=Isaac-Ant-Direct --set world_sizes=1,2,4 --set repeats=5"
 
@@ -33,8 +36,8 @@ def run(args: argparse.Namespace) -> int:
     return drive(launch.create(folder, study, cluster))
 
 
-def drive(opened: OpenStudy) -> int:
-    """Bring an open study to its end under its lock, with progress, and report."""
+def drive(opened: OpenStudy, wanted: Callable[[CaseStatus], bool] = lambda status: True) -> int:
+    """Bring an open study to its end under its lock, and report. ``wanted`` picks what may be started."""
     if opened.study.kind == "sweep":
         from paceline.bench.commands.sweep import drive as drive_sweep
 
@@ -50,7 +53,7 @@ def drive(opened: OpenStudy) -> int:
         title = f"{opened.study.name} in {opened.directory.path}"
         with Display(console, title) as display:
             try:
-                statuses = Driver(opened, job_side, display).run()
+                statuses = Driver(opened, job_side, display).run(wanted)
             except KeyboardInterrupt:
                 display.say(_how_to_go_on(opened))
                 raise
