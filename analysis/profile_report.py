@@ -60,15 +60,14 @@ def make(run: RunDir, folder: Path, label: str, num_ranks: int) -> Profiled:
             _keep_scrubbed(path, folder / f"{path.stem.replace('nsys', 'node')}.sqlite.xz")
         kept = sorted(folder.glob("node-*.sqlite.xz")) or [p for p in run.captures() if p.suffix != ".sqlite"]
         if not kept:
-            raise TraceError(
-                f"{run.path}: no capture of the profiler is left; remove {run.path.parent} to profile again"
-            )
+            raise TraceError(f"{run.path}: no capture is left; remove {run.path.parent} to profile again")
         found = trace_merge.merge([trace.analyse(path) for path in kept], label)
-        _judge_ranks(found, num_ranks)
+        facts = _facts(run)
+        _judge(found, num_ranks, on_gpu=bool(facts.get("cuda", True)))
         page = trace_report.write(found, folder)
     except OSError as error:
         raise TraceError(f"{folder}: the trace report cannot be written ({error.strerror or error})") from error
-    note = _facts(run).get("note")
+    note = facts.get("note")
     return Profiled(
         label=label, run=run, folder=folder, page=page, trace=found, note=note and str(note), captures=tuple(kept)
     )
@@ -88,8 +87,11 @@ def _keep_scrubbed(raw: Path, kept: Path) -> None:
     raw.unlink()
 
 
-def _judge_ranks(found: trace.Trace, num_ranks: int) -> None:
-    """Warn if not every rank is in the trace."""
+def _judge(found: trace.Trace, num_ranks: int, on_gpu: bool) -> None:
+    """Say what is not in the trace: ranks, or GPU work where there is no GPU."""
+    if not on_gpu:
+        found.warnings[:] = [line for line in found.warnings if not line.startswith("no GPU work in the capture")]
+        found.warnings.insert(0, "CPU ranks: the trace has the ranges of the host, and no CUDA")
     ranks = {row["rank"] for row in (*found.ranges, *found.processes) if row["rank"] is not None}
     if len(ranks) < num_ranks:
         found.warnings.insert(0, f"partial: {len(ranks)} of {num_ranks} ranks are in the trace")

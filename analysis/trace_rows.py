@@ -106,6 +106,7 @@ def range_rows(capture: Capture, projection: Projection, shown: list[int]) -> li
                 "graph_launches": int(values["graph_launches"][index]),
                 "copies": int(values["copies"][index]),
                 "launches_per_s": launches / wall if wall else None,
+                "kernels_per_s": int(values["kernels"][index]) / wall if wall else None,
                 "style": "start_end" if style == START_END else "push_pop",
                 "unclosed": int(values["unclosed"][index]),
                 "cross_thread": int(values["cross_thread"][index]),

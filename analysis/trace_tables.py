@@ -11,11 +11,17 @@ from paceline.analysis.trace import Trace, compare
 _MAX_RANGE_ROWS = 400
 _MAX_KERNEL_ROWS = 60
 _MAX_API_ROWS = 25
+_GPU_COLUMNS = ("idle_fraction", "gpu_busy_s", "gpu_sum_s", "launches_each", "kernels_per_s", "api_s")
 
 
 def several_ranks(trace: Trace) -> bool:
     """Return whether rows of more than one process are shown."""
     return len({row["process"] for row in trace.ranges} | {row["process"] for row in trace.processes}) > 1
+
+
+def has_gpu_work(trace: Trace) -> bool:
+    """Return whether anything ran on a GPU in the capture: columns that could only be 0 say nothing."""
+    return bool(trace.processes)
 
 
 def all_tables(trace: Trace) -> dict[str, Table]:
@@ -46,7 +52,6 @@ def range_rows(trace: Trace) -> list[dict[str, Any]]:
                 "busy_each_s": row["gpu_busy_s"] / instances,
                 "idle_fraction": row["gpu_idle_s"] / wall if wall else None,
                 "launches_each": row["launches"] / instances,
-                "kernels_per_s": row["kernels"] / wall if wall else None,
                 "overlap": row["gpu_sum_s"] / row["gpu_busy_s"] if row["gpu_busy_s"] else None,
             }
         )
@@ -68,6 +73,8 @@ def ranges(trace: Trace) -> Table:
         Column("kernels_per_s", "Kernels per s", "count"),
         Column("api_s", "In CUDA calls, ms", "ms"),
     ]
+    if not has_gpu_work(trace):
+        columns = [column for column in columns if column.key not in _GPU_COLUMNS]
     return Table("ranges", "Where the time goes", tuple(columns), tuple(range_rows(trace)))
 
 
@@ -205,4 +212,6 @@ def comparison(a: Trace, b: Trace) -> Table:
     )
     if not any(row["nccl_s_a"] or row["nccl_s_b"] for row in rows):
         columns = tuple(column for column in columns if "nccl" not in column.key)
+    if not has_gpu_work(a) and not has_gpu_work(b):
+        columns = tuple(column for column in columns if column.key == "range" or column.key.startswith("wall"))
     return Table("comparison", "Side by side, per instance", columns, tuple(rows))

@@ -73,6 +73,7 @@ class TorchProfiler:
             activities.append(torch.profiler.ProfilerActivity.CUDA)
         self._profile = torch.profiler.profile(activities=activities)
         self._profile.start()
+        self._profile.add_metadata_json("paceline", json.dumps(self._facts))
 
     def stop(self) -> None:
         """Stop and write the trace; a trace that cannot be written is told, and the training goes on."""
@@ -81,7 +82,6 @@ class TorchProfiler:
 
             torch.cuda.synchronize()
         self._profile.stop()
-        self._profile.add_metadata_json("paceline", json.dumps(self._facts))
         partial = self._output.with_name(f".{self._output.name}.json.gz")
         try:
             self._output.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,127 @@
+"""`paceline profile` with real Isaac Lab on CPU ranks: under the real nsys, and with torch.profiler without it.
+
+There is no GPU here, so the traces hold ranges and no CUDA.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paceline.analysis import trace
+from paceline.bench.rundir import StudyDir, read_json
+from paceline.bench.status import read_cases
+from paceline.profiling import nsys
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+RANGES = {"iteration", "rollout", "env_step", "physics", "inference", "update", "minibatch"}
+TOKEN = "planted-token-0d5e1b"
+
+
+@pytest.fixture(scope="module")
+def tool(repository: Path) -> Path:
+    """The real nsys; fetched once and kept in build/, which git ignores."""
+    folder = repository / "build" / "nsys-2024.2.3"
+    script = repository / "tests" / "install" / "nsys.sh"
+    done = subprocess.run(["bash", script, folder, "2024.2.3"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder / "nsys" / "bin" / "nsys"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("profile") / "study"
+
+
+def profile(paceline: Path, study: Path, *options: str, path: str) -> subprocess.CompletedProcess[str]:
+    small = ("num_envs=64", "horizon=8", "num_epochs=1", "num_minibatches=2", "world_sizes=1,2")
+    settings = [word for pair in small for word in ("--set", pair)]
+    return subprocess.run(
+        [paceline, "profile", "strong_scaling", *settings, "--folder", study, "--iterations", "1:3", *options],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": path, "MY_API_TOKEN": TOKEN},
+        timeout=900,
+        check=False,
+    )
+
+
+def ranges_of(report: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    rows = json.loads((report / "trace.json").read_text())["ranges"]
+    return {(row["name"], row["rank"]): row for row in rows}
+
+
+@pytest.mark.isaaclab
+def test_under_nsys(paceline: Path, study: Path, tool: Path, jobs_environment: Path) -> None:
+    done = profile(paceline, study, "--gpus", "2", path=f"{tool.parent}:{os.environ['PATH']}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = study / "profile" / "2-cpu-ranks-1-3"
+    assert done.stdout.splitlines()[-1] == str(report / "trace.html")
+    assert "2 CPU ranks, profiled: running" in done.stderr  # progress
+    rows = ranges_of(report)
+    assert {name for name, _ in rows} >= RANGES | {"communication"}
+    for rank in (0, 1):
+        # The window alone: two iterations, of eight steps each.
+        assert rows["iteration", rank]["instances"] == 2
+        assert rows["env_step", rank]["instances"] == 16
+    (case,) = (case for case in read_cases(StudyDir(study)) if case.kind == "profile")
+    run = StudyDir(study).run(case.case_id, 1)
+    facts = read_json(run.profiler_json)
+    assert (facts["profiler"], facts["cuda"], facts["note"], facts["problems"]) == ("nsys", False, None, [])
+    # What nsys recorded besides is gone: the export holds no token, and the raw one is removed.
+    assert not list(run.profile.glob("*.sqlite"))
+    with trace.unpacked(report / "node-0.sqlite.xz") as plain:
+        assert TOKEN.encode() not in plain.read_bytes()
+    warnings = json.loads((report / "trace.json").read_text())["warnings"]
+    assert "CPU ranks: the trace has the ranges of the host, and no CUDA" in warnings
+
+
+@pytest.mark.isaaclab
+def test_without_nsys_torch_profiler_fills_in(paceline: Path, study: Path, jobs_environment: Path) -> None:
+    plain = [folder for folder in os.environ["PATH"].split(":") if not Path(folder, "nsys").exists()]
+    done = profile(paceline, study, "--gpus", "1", path=":".join(plain))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if "torch.profiler" in line)
+    assert line.startswith("1 CPU rank, profiled: nsys is not installed on ")
+    rows = ranges_of(study / "profile" / "1-cpu-rank-1-3")
+    assert {name for name, _ in rows} >= RANGES
+    assert rows["iteration", 0]["instances"] == 2 and rows["env_step", 0]["instances"] == 16
+    assert rows["iteration", 0]["wall_s"] > rows["rollout", 0]["wall_s"] + rows["update", 0]["wall_s"]
+    # Again: nothing runs, both sizes are there, and the report puts them side by side.
+    started = time.monotonic()
+    again = profile(paceline, study, path=":".join(plain))
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert time.monotonic() - started < 30
+    assert again.stdout.splitlines()[-1] == str(study / "profile" / "1-vs-2-cpu-ranks-1-3" / "trace.html")
+
+
+def test_training_outlives_nsys(tool: Path, tmp_path: Path) -> None:
+    """The real nsys is killed while its program runs: the program ends as it would have, and is told apart."""
+    program = [sys.executable, str(Path(__file__).parent / "programs" / "nvtx_ranges.py"), "400"]
+    command = nsys.profile_command(tool, program, tmp_path / "report", cuda=False, window=False)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "paceline.profiling.profiler", "run", "--", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(2.5)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    victim = next(
+        int(pid)
+        for pid in children.stdout.split()
+        if b"profile" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    )
+    os.kill(victim, signal.SIGKILL)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 137
+    assert "nsys was killed by signal 9: the training goes on" in errors
+    assert output.count('{"rank"') == 2, output + errors  # both processes came to their end
