@@ -6,6 +6,7 @@ a folder that is no study folder at all raises.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ _NEVER_NULL = ("iteration", "sync", "warmup")
 _SAMPLES_BUDGET_BYTES = 8 * 1024 * 1024
 _ROWS_AT_ONCE = 8_000_000  # whatever the cases promise
 _WRONG_TYPES = (TypeError, ValueError, AttributeError, KeyError)  # values of a file that are not what they should be
-_GROUP = 64  # runs whose rank files are read at once
+_GROUP = 64  # rank records that are added to the table at once
 
 
 @dataclass(slots=True)
@@ -95,8 +96,11 @@ def load_study(path: str | Path) -> Loaded:
     loaded = Loaded(folder.path, study, cluster, snapshot, pd.DataFrame(), pd.DataFrame(), pd.DataFrame())
     for number, row in enumerate(rows):
         loaded.extras[number] = row.pop("extra")
-    loaded.iterations = _load_iterations(loaded, run_dirs, rows)
-    loaded.samples = _load_samples(loaded, run_dirs)
+    with ThreadPoolExecutor(max_workers=1) as pool:  # numbers of ranks are read without the interpreter's lock
+        sampled = pool.submit(_load_samples, run_dirs)
+        loaded.iterations = _load_iterations(loaded, run_dirs, rows)
+        loaded.samples, loaded.sample_headers, warnings = sampled.result()
+    loaded.warnings += warnings
     mark_counting(study, rows)
     here = f"{folder.path}/"  # reports travel: paths in them start at the study folder
     for row in rows:
@@ -176,23 +180,24 @@ def _load_iterations(loaded: Loaded, run_dirs: list[RunDir], rows: list[dict[str
 
     expected = sum(int(row.get("iterations") or 0) * int(row.get("world_size") or 0) for row in rows)
     table = IterationColumns(min(expected, _ROWS_AT_ONCE))
-    for first in range(0, len(run_dirs), _GROUP):
-        group = range(first, min(first + _GROUP, len(run_dirs)))
-        files = {number: run_dirs[number].rank_files() for number in group}
-        records = iter(read_rank_files([path for number in group for path in files[number]]))
-        kept: list[tuple[int, RankFile]] = []
-        for number in group:
-            found = [next(records) for _ in files[number]]
-            good = [record for record in found if isinstance(record, RankFile)]
-            good.sort(key=lambda record: int(record.header["rank"]))
-            problem = _problem(rows[number], found, good)
-            if problem and rows[number].get("status") == "completed":
-                rows[number] |= {"status": "unreadable", "cause": "record", "message": problem}
-            elif problem:
-                loaded.warnings.append(problem)
-            loaded.headers[number] = [record.header for record in good]
-            kept += [(number, record) for record in good if len(record.rows)]
-        table.extend(kept)
+    files = [run.rank_files() for run in run_dirs]
+    records = read_rank_files([path for paths in files for path in paths])
+    kept: list[tuple[int, RankFile]] = []
+    for number, paths in enumerate(files):
+        found = [next(records) for _ in paths]
+        good = [record for record in found if isinstance(record, RankFile)]
+        good.sort(key=lambda record: int(record.header["rank"]))
+        problem = _problem(rows[number], found, good)
+        if problem and rows[number].get("status") == "completed":
+            rows[number] |= {"status": "unreadable", "cause": "record", "message": problem}
+        elif problem:
+            loaded.warnings.append(problem)
+        loaded.headers[number] = [record.header for record in good]
+        kept += [(number, record) for record in good if len(record.rows)]
+        if len(kept) >= _GROUP:
+            table.extend(kept)
+            kept = []
+    table.extend(kept)
     return pd.DataFrame(table.columns(), copy=False)
 
 
@@ -205,11 +210,17 @@ def _problem(row: dict[str, Any], found: list[RankFile | RecordError], good: lis
             problems.append(f"{record.path}: column {missing[0]} is missing")
             good.remove(record)
             continue
-        labels = record.rows[:, [record.columns.index(name) for name in _NEVER_NULL]]
-        if not np.isfinite(labels).all():
+        iteration, sync, warmup = (record.rows[:, record.columns.index(name)] for name in _NEVER_NULL)
+        with np.errstate(invalid="ignore", over="ignore"):
+            finite = np.isfinite(iteration.sum() + sync.sum() + warmup.sum())  # NaN and infinity carry over
+        if not finite:
             problems.append(f"{record.path}: null in iteration, sync or warmup")
             good.remove(record)
-        elif (labels < 0).any() or (labels[:, 0] >= 2**31).any() or (labels[:, 1:] > 1).any():
+        elif len(record.rows) and (
+            min(iteration.min(), sync.min(), warmup.min()) < 0
+            or iteration.max() >= 2**31
+            or max(sync.max(), warmup.max()) > 1
+        ):
             problems.append(f"{record.path}: iteration, sync or warmup hold numbers that they cannot have")
             good.remove(record)
         elif record.end is None or record.end.get("status") != "completed":
@@ -227,9 +238,12 @@ def _problem(row: dict[str, Any], found: list[RankFile | RecordError], good: lis
     return "; ".join(problems) or None
 
 
-def _load_samples(loaded: Loaded, run_dirs: list[RunDir]) -> pd.DataFrame:
-    """Return the samples of all runs; from very large studies, every so-manieth uneventful second."""
+def _load_samples(run_dirs: list[RunDir]) -> tuple[pd.DataFrame, dict[int, list[dict[str, Any]]], list[str]]:
+    """Return the samples of all runs (of very large studies, every so-manieth uneventful second), headers, warnings."""
     import pandas as pd
+
+    headers: dict[int, list[dict[str, Any]]] = {}
+    warnings: list[str] = []
 
     files = [(number, path) for number, run in enumerate(run_dirs) for path in run.samples_files()]
     size = sum(path.stat().st_size for _, path in files)
@@ -241,16 +255,16 @@ def _load_samples(loaded: Loaded, run_dirs: list[RunDir]) -> pd.DataFrame:
         try:
             record = read_samples(path, keep_every)
         except RecordError as error:
-            loaded.warnings.append(str(error))
+            warnings.append(str(error))
             continue
         if record.bad_lines > 1:  # one cut line is how every killed sampler ends
-            loaded.warnings.append(f"{path}: {record.bad_lines} lines could not be read")
-        loaded.sample_headers.setdefault(number, []).append(record.header)
+            warnings.append(f"{path}: {record.bad_lines} lines could not be read")
+        headers.setdefault(number, []).append(record.header)
         rows += record.rows
         runs += [number] * len(record.rows)
         origins += [clock_origin(record.header)] * len(record.rows)
     if keep_every > 1:
-        loaded.warnings.append(
+        warnings.append(
             f"the samples are large ({size / 1e6:.0f} MB): read every {keep_every} s where nothing notable happened"
         )
     data: dict[str, Any] = {"run": np.array(runs, dtype=np.int32)}
@@ -259,7 +273,7 @@ def _load_samples(loaded: Loaded, run_dirs: list[RunDir]) -> pd.DataFrame:
         text = name in ("source", "name", "throttle")
         data[name] = pd.Series(values, dtype=object) if text else _numbers(values)
     data["unix_s"] = data["t_s"] + np.array(origins, dtype=np.float64)
-    return pd.DataFrame(data, copy=False)
+    return pd.DataFrame(data, copy=False), headers, warnings
 
 
 def _numbers(values: tuple[Any, ...]) -> np.ndarray[Any, np.dtype[np.float64]]:

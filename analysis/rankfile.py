@@ -1,8 +1,8 @@
 """Reads rank-NNNN.jsonl: the header, the iteration rows and the end of what one rank measured.
 
 Iteration rows are JSON arrays of numbers and nulls, so a whole batch of files can be read as one table of
-comma-separated values: ten times as fast as JSON, row by row. Whatever does not fit that reading is read again, line by
-line, to say which line is wrong.
+comma-separated values: ten times as fast as JSON, row by row. Large studies are read by compiled code where numba is
+installed (rankfile_fast.py). Whatever does not fit these readers is read again, line by line, to say which is wrong.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,13 @@ from paceline.bench.record import RANK_SCHEMA, require_schema
 
 Rows = npt.NDArray[np.float64]
 
-_BATCH_BYTES = 4 * 1024 * 1024  # stays in the processor cache while it is read
+Reader = Callable[[bytes, Any], bool]
+
+COMPILED_FROM_BYTES = 96 * 1024 * 1024
+"""Records of this size are read by compiled code, if numba is installed; loading it takes half a second."""
+_BATCH_FILES = 32
+_WORKERS = 2
+_AHEAD = 6  # batches
 
 
 @dataclass(slots=True)
@@ -53,42 +60,42 @@ class _Text:
     num_rows: int
 
 
-def read_rank_files(paths: Sequence[Path]) -> list[RankFile | RecordError]:
-    """Return what each file holds, or the error that says why it cannot be read, in the order of ``paths``."""
-    found: list[RankFile | RecordError] = [RecordError(f"{path}: not read") for path in paths]
-    # Reading numbers does not hold the interpreter's lock: the next files are read from disk meanwhile.
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        pending = [(slots, pool.submit(_read_batch, batch)) for slots, batch in _batches(paths, found)]
-        for slots, future in pending:
-            for slot, result in zip(slots, future.result(), strict=True):
-                found[slot] = result
-    return found
+def read_rank_files(paths: Sequence[Path]) -> Iterator[RankFile | RecordError]:
+    """Yield what each file holds, or the error that says why it cannot be read, in the order of ``paths``.
+
+    A few files ahead are read meanwhile, on two threads: reading numbers does not hold the interpreter's lock.
+    """
+    compiled = _compiled(paths)
+    batches = [paths[first : first + _BATCH_FILES] for first in range(0, len(paths), _BATCH_FILES)]
+    with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
+        ahead: deque[Future[list[RankFile | RecordError]]] = deque()
+        for batch in batches:
+            ahead.append(pool.submit(_read_batch, batch, compiled))
+            if len(ahead) > _AHEAD:
+                yield from ahead.popleft().result()
+        while ahead:
+            yield from ahead.popleft().result()
 
 
-def _batches(paths: Sequence[Path], found: list[RankFile | RecordError]) -> Iterator[tuple[list[int], list[_Text]]]:
-    """Yield files of the same columns to be read at once, with their positions; errors go to ``found``."""
-    batch: list[_Text] = []
-    slots: list[int] = []
-    size = 0
-    for slot, path in enumerate(paths):
-        try:
-            text = _split(path)
-        except RecordError as error:
-            found[slot] = error
-            continue
-        if batch and (text.columns != batch[0].columns or size > _BATCH_BYTES):
-            yield slots, batch
-            batch, slots, size = [], [], 0
-        slots.append(slot)
-        batch.append(text)
-        size += len(text.body)
-    if batch:
-        yield slots, batch
+def _compiled(paths: Sequence[Path]) -> Reader | None:
+    """Return the compiled reader where it is worth loading and installed, else None."""
+    try:
+        size = paths[0].stat().st_size * len(paths) if paths else 0
+    except OSError:
+        size = 0
+    if size < COMPILED_FROM_BYTES:
+        return None
+    try:
+        from paceline.analysis.rankfile_fast import parse_rows
+    except ImportError:  # numba is the extra `fast`
+        return None
+    return parse_rows
 
 
 def _split(path: Path) -> _Text:
     try:
-        data = path.read_bytes()
+        with open(path, "rb", buffering=0) as stream:  # one read, without a buffer in between
+            data = stream.readall()
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror})") from error
     first_end = data.find(b"\n")
@@ -111,7 +118,7 @@ def _split(path: Path) -> _Text:
         end = _object(data[tail:last], path, None)
         last = tail
     body = data[first_end + 1 : last]
-    return _Text(path, header, tuple(columns), end, truncated, body, body.count(b"\n"))
+    return _Text(path, header, tuple(columns), end, truncated, body, _count(body, b"\n"))
 
 
 def _count(text: bytes, character: bytes) -> int:
@@ -130,22 +137,48 @@ def _object(line: bytes, path: Path, number: int | None) -> dict[str, Any]:
     return value
 
 
-def _read_batch(batch: Sequence[_Text]) -> list[RankFile | RecordError]:
-    """Return the rows of several files of the same columns."""
-    if not batch:
-        return []
-    width = len(batch[0].columns)
-    table = _fast(batch, width)
-    results: list[RankFile | RecordError] = []
-    start = 0
-    for text in batch:
-        if table is None:
-            results.append(_carefully(text, width))
+def _read_batch(paths: Sequence[Path], compiled: Reader | None) -> list[RankFile | RecordError]:
+    """Return what some files hold, those of the same columns read at once."""
+    found: list[RankFile | RecordError] = []
+    texts: list[_Text] = []
+    for path in paths:
+        try:
+            text = _split(path)
+        except RecordError as error:
+            found += _rows(texts, compiled)
+            texts = []
+            found.append(error)
             continue
-        rows = table[start : start + text.num_rows]
+        if texts and text.columns != texts[0].columns:
+            found += _rows(texts, compiled)
+            texts = []
+        texts.append(text)
+    return found + _rows(texts, compiled)
+
+
+def _rows(texts: Sequence[_Text], compiled: Reader | None) -> list[RankFile | RecordError]:
+    """Return the rows of files of the same columns: compiled, else as a table of values, else line by line."""
+    if not texts:
+        return []
+    width = len(texts[0].columns)
+    found: list[RankFile | RecordError | None] = [None] * len(texts)
+    if compiled is not None:
+        for slot, text in enumerate(texts):
+            values = np.empty((width, text.num_rows))
+            if compiled(text.body, values):
+                found[slot] = _record(text, values.T)
+    rest = [slot for slot, record in enumerate(found) if record is None]
+    table = _fast([texts[slot] for slot in rest], width) if rest else None
+    start = 0
+    for slot in rest:
+        text = texts[slot]
+        found[slot] = _carefully(text, width) if table is None else _record(text, table[start : start + text.num_rows])
         start += text.num_rows
-        results.append(RankFile(text.path, text.header, text.columns, text.end, text.truncated, rows))
-    return results
+    return [record for record in found if record is not None]
+
+
+def _record(text: _Text, rows: Rows) -> RankFile:
+    return RankFile(text.path, text.header, text.columns, text.end, text.truncated, rows)
 
 
 def _fast(batch: Sequence[_Text], width: int) -> Rows | None:
@@ -182,7 +215,7 @@ def _carefully(text: _Text, width: int) -> RankFile | RecordError:
         rows = _slow(text, width)
     except RecordError as error:
         return error
-    return RankFile(text.path, text.header, text.columns, text.end, text.truncated, rows)
+    return _record(text, rows)
 
 
 def _slow(text: _Text, width: int) -> Rows:

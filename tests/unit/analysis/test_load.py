@@ -7,9 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from paceline.analysis import rankfile
 from paceline.analysis.load import load_study
 from paceline.analysis.rankfile import RankFile, read_rank_files
+from paceline.analysis.rankfile_fast import parse_rows
 from paceline.bench.errors import RecordError
 from paceline.bench.record import ITERATION_COLUMNS
 from paceline.bench.rundir import RunDir, StudyDir
@@ -224,3 +229,65 @@ def test_fast_and_careful_reading_agree(study: Path, separators: tuple[str, str]
     careful, error = read_rank_files([path, broken])
     assert isinstance(fast, RankFile) and isinstance(careful, RankFile) and isinstance(error, RecordError)
     np.testing.assert_allclose(fast.rows, careful.rows, rtol=1e-15)
+
+
+numbers = st.one_of(
+    st.none(),
+    st.integers(-(10**15), 10**15),
+    st.floats(allow_nan=False, allow_infinity=False).map(lambda value: round(value, 9)),
+    st.floats(-1e6, 1e6).map(lambda value: float(f"{value:.6e}")),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(numbers, numbers, numbers), min_size=1, max_size=8), st.booleans())
+def test_compiled_reading_is_exact(rows: list[tuple[float | None, ...]], spaced: bool) -> None:
+    body = "".join(json.dumps(list(row), separators=(", ", ":") if spaced else (",", ":")) + "\n" for row in rows)
+    out = np.full((3, len(rows)), 7.0)
+    if parse_rows(body.encode(), out):  # numbers of many digits are for the other reader
+        np.testing.assert_array_equal(out.T, np.array(rows, dtype=np.float64))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text("[]{}0123456789.,-+eEnulN \n", max_size=60))
+def test_compiled_reading_takes_nothing_but_rows(text: str) -> None:
+    body = text.encode()
+    out = np.empty((2, text.count("\n")))
+    if parse_rows(body, out):
+        np.testing.assert_array_equal(out.T.tolist(), [[np.nan if v is None else v for v in json.loads(line)]
+                                                       for line in text.splitlines()])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("[1,2]\n", True),
+        ("[1, null]\n", True),
+        ("[-0.5,1e-09]\n", True),
+        ("[1.25E+3 , 12345678.000000001]\n", False),  # 17 digits
+        ("[1,2]", False),
+        ("[1]\n", False),
+        ("[1,2,3]\n", False),
+        ("[01,2]\n", False),
+        ("[1.,2]\n", False),
+        ("[.5,2]\n", False),
+        ("[+1,2]\n", False),
+        ("[1,NaN]\n", False),
+        ("[1,nul]\n", False),
+        ("[1,2]\n\n", False),
+        ("[1,n", False),
+        ("", False),
+    ],
+)
+def test_what_compiled_reading_leaves_to_others(text: str, fits: bool) -> None:
+    assert parse_rows(text.encode(), np.empty((2, 1))) is fits
+
+
+def test_compiled_and_plain_reading_give_the_same_study(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _bad_row(run_of(study, 2, 0).rank_jsonl(1))
+    plain = load_study(study)
+    monkeypatch.setattr(rankfile, "COMPILED_FROM_BYTES", 1)
+    used = load_study(study)
+    pd.testing.assert_frame_equal(used.runs, plain.runs)
+    pd.testing.assert_frame_equal(used.iterations, plain.iterations, rtol=1e-14)
+    assert used.warnings == plain.warnings and used.headers == plain.headers
