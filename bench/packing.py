@@ -199,7 +199,7 @@ class Packer:
         )
         cores = len(os.sched_getaffinity(0))
         by_host = {
-            "cores": int(cores / min(busy, 1.0)) if busy <= 1.0 else int(cores / busy),
+            "cores": int(cores / busy),
             "host memory": int((host_memory_free() + rss * len(self._running)) / (rss * _HEADROOM)) if rss else 10**6,
         }
         share = {name: max(1, value // len(self.places)) for name, value in by_host.items()}

@@ -206,7 +206,10 @@ def _state(starts: Sequence[Start]) -> str:
     ahead = f", {waiting} waiting in the queue" if waiting else ""
     if not begun:
         return f"not started{ahead}"
-    current = next((start for start in begun if start.state == "running"), begun[-1])
+    current: Start | None = next((start for start in begun if start.state == "running"), None)
+    if current is None:  # what was cancelled before it began, because the goal was reached, says nothing
+        current = next((start for start in reversed(begun) if start.start_iteration is not None), begun[-1])
+        current = next((start for start in reversed(begun) if start.state == "completed"), current)
     return f"start {begun.index(current) + 1} {current.state}{ahead}"
 
 

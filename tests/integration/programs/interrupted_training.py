@@ -63,7 +63,8 @@ def main() -> int:
             processes[trainer] = subprocess.Popen(
                 [*command, "--folder", home / trainer], env=environment, stdout=log, stderr=log
             )
-        kill_at = {trainer: chance.randint(15, 60) for trainer in processes}
+        early, late = iterations // 12, iterations // 4  # iterations of a start after which it may be killed
+        kill_at = {trainer: chance.randint(early, late) for trainer in processes}
         killed: dict[str, list[str]] = {trainer: [] for trainer in processes}
         while any(process.poll() is None for process in processes.values()):
             time.sleep(0.5)
@@ -73,7 +74,7 @@ def main() -> int:
                     number = chance.choice([signal.SIGKILL, signal.SIGTERM])
                     os.kill(now[0], number)
                     killed[trainer].append(number.name)
-                    kill_at[trainer] = chance.randint(15, 60)
+                    kill_at[trainer] = chance.randint(early, late)
                     time.sleep(3)
         for trainer, process in processes.items():
             tell(home / trainer, trainer, killed[trainer], process.returncode)
@@ -96,6 +97,9 @@ def tell(folder: Path, trainer: str, killed: list[str], code: int) -> None:
     for start in joined.starts:
         result = json.loads((start.folder / "result.json").read_text())
         at = start.start_iteration
+        if not start.rows:
+            print(f"  from {at:4}: nothing was left to do")
+            continue
         before, after = joined.reward[max(0, at - 10) : at], joined.reward[at : at + 10]
         curve = (
             f"reward {np.nanmean(before):.3g} -> {np.nanmean(after):.3g}" if at else f"reward {np.nanmean(after):.3g}"
