@@ -34,6 +34,7 @@ COMMANDS = {
     "history": "list all studies below a folder",
     "profile": "profile chosen cases of a study with nsys, and say where their time goes",
     "trace": "say where the time goes in an Nsight Systems or Kineto trace",
+    "doctor": "check this site and its nodes before anything is queued",
     "image": "build an image for the jobs, or say what is in one",
     "schema": "write the JSON Schemas of study and cluster files",
 }

@@ -86,6 +86,7 @@ def render_job(
     asset_root: str | None,
     *,
     time_limit_min: int | None = None,
+    only_check: bool = False,
 ) -> str:
     """Return the job script of one attempt at a case.
 
@@ -97,6 +98,7 @@ def render_job(
         python: Python of the jobs, inside the image if the profile has one; ``auto``: the job finds it in its image.
         asset_root: Folder of Isaac Sim assets, None for NVIDIA's own server.
         time_limit_min: Time limit of the job (``Study.time_limit_min``), None for the profile's.
+        only_check: Check the nodes and end before the training (`paceline doctor --on-node`).
 
     Raises:
         ClusterError: A path cannot be bound into the profile's container, or several nodes are asked for without Slurm.
@@ -118,6 +120,7 @@ def render_job(
         "cluster": cluster.model_copy(update={"cache_dir": str(cache_dir) if cache_dir else None}),
         "attempt": attempt,
         "python": python,
+        "only_check": only_check,
         "asset_root": asset_root,
         "run_dir": folder.run(case.case_id, attempt).path,
         "study_dir": folder.path,
