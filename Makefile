@@ -121,6 +121,10 @@ build/typing:
 golden: dev ## Write the expected job scripts in tests/golden again (review the difference)
 	@$(pytest) -q tests/golden --rewrite-golden
 
+.PHONY: findings
+findings: setup ## Make docs/findings.md, its figures and the README's headline from the records again
+	@$(python) -m paceline.analysis.findings
+
 .PHONY: schema
 schema: setup ## Write the JSON Schemas of study and cluster files, for editors
 	@$(paceline) schema docs/schemas

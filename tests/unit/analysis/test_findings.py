@@ -1,0 +1,114 @@
+"""docs/findings.md is what its records give, and the records that it names are small."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from paceline.analysis.findings import (
+    DOCUMENT,
+    FIGURES,
+    MANIFEST,
+    README,
+    digest,
+    fill,
+    main,
+    make,
+    read_manifest,
+    stale,
+)
+from paceline.bench.errors import RecordError
+
+ROOT = Path(__file__).resolve().parents[3]
+MAX_RECORDS_BYTES = 5_000_000
+
+
+def test_the_committed_findings_are_what_the_records_give() -> None:
+    assert stale(ROOT, make(ROOT)) == [], "`make findings` writes them again; read the difference"
+
+
+def test_the_records_are_small() -> None:
+    entries, _ = read_manifest(ROOT / MANIFEST)
+    files = [path for entry in entries for path in (ROOT / entry.folder).rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < MAX_RECORDS_BYTES
+
+
+def test_figures_are_pictures() -> None:
+    files = sorted((ROOT / FIGURES).glob("*"))
+    assert files
+    for path in files:
+        start = path.read_bytes()[:200]
+        assert start.startswith(b"\x89PNG") if path.suffix == ".png" else b"<svg" in start
+    assert "1.26" in (ROOT / FIGURES / "strong_ant_rsl_rl-speedup.svg").read_text()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout with one study."""
+    (tmp_path / "docs").mkdir()
+    shutil.copytree(ROOT / "tests/data/h200/strong_ant_rsl_rl", tmp_path / "records")
+    manifest = (ROOT / MANIFEST).read_text().partition("  - name: weak")[0]
+    (tmp_path / MANIFEST).write_text(manifest.replace("tests/data/h200/strong_ant_rsl_rl", "records"))
+    (tmp_path / README).write_text("# R\n<!-- findings:headline -->\n<!-- /findings -->\nown\n")
+    text = (
+        "# F\n<!-- findings:summary -->\nto be replaced\n<!-- /findings -->\nown\n<!-- findings:studies -->\n<!-- /findings -->\n"
+    )
+    (tmp_path / DOCUMENT).write_text(text)
+    return tmp_path
+
+
+def test_made_again_only_where_records_changed(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--check", str(checkout)]) == 1
+    assert "docs/findings.md is not what the records give" in capsys.readouterr().out
+    assert main([str(checkout)]) == 0
+    assert main(["--check", str(checkout)]) == 0
+    text = (checkout / DOCUMENT).read_text()
+    assert "to be replaced" not in text
+    assert "\nown\n" in text
+    assert "efficiency 31.6\u202f%" in (checkout / README).read_text()
+    figure = checkout / FIGURES / "strong_ant_rsl_rl-speedup.svg"
+    figure.write_text("kept: what it draws is the same")
+    (checkout / FIGURES / "stray.svg").write_text("<svg>")
+    assert main([str(checkout)]) == 0
+    assert figure.read_text().startswith("kept")
+    assert not (checkout / FIGURES / "stray.svg").exists()
+    victim = next(path for path in (checkout / "records" / "runs").glob("*/*") if (path / "rank-0003.jsonl").exists())
+    shutil.rmtree(victim)
+    assert main(["--check", str(checkout)]) == 1
+    assert main([str(checkout)]) == 0
+    assert figure.read_text().startswith("<svg")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("    folder: records\n", "", "study 1: folder is missing"),
+        ("folder: records", "fodler: records", "study 1: folder is missing"),
+        ("    date:", "    place: x\n    date:", "study 1: unknown key 'place'"),
+        ("headline: strong_ant_rsl_rl", "headline: other", "headline is 'other'; it must be one of strong_ant_rsl_rl"),
+        ("paceline.findings/1", "paceline.findings/2", "expected schema: paceline.findings/1"),
+        ("name: strong_ant_rsl_rl", "name: Strong Ant", "names are lower-case letters"),
+        ("studies:", "studies: [", "cannot be read"),
+    ],
+)
+def test_a_wrong_manifest_is_told_in_one_line(
+    checkout: Path, old: str, new: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = checkout / MANIFEST
+    path.write_text(path.read_text().replace(old, new, 1))
+    assert main([str(checkout)]) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
+
+
+def test_a_document_without_its_marker_is_refused() -> None:
+    with pytest.raises(RecordError, match="expected one <!-- findings:summary -->"):
+        fill("# F\n", {"summary": "x"}, DOCUMENT)
+
+
+def test_the_hash_of_a_figure_sees_numbers_and_not_their_last_digits() -> None:
+    first = digest({"data": [0.123456789]})
+    assert first == digest({"data": [0.123456788]})
+    assert first != digest({"data": [0.1235]})
