@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 
 # Variables of a study: `make strong-scaling TASK=Isaac-Ant-Direct GPUS=1,2,4`. They reach the recipes through the
 # environment and as they were typed: neither make nor the shell interprets what is in them.
-STUDY_VARIABLES := TASK TRAINER GPUS ENVS REPEATS ITERATIONS CLUSTER STUDY FOLDER PRESET
+STUDY_VARIABLES := TASK TRAINER GPUS ENVS REPEATS ITERATIONS CLUSTER STUDY FOLDER IMAGE WITH OUTPUT PHYSICS NSYS PRESET
 $(foreach name,$(STUDY_VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(STUDY_VARIABLES)
 export PYTHON
@@ -35,15 +35,30 @@ strong-scaling: setup ## Run the strong-scaling study (ENVS in total) and report
 weak-scaling: setup ## Run the weak-scaling study (ENVS per rank) and report
 	@$(call run,weak_scaling,num_envs_per_rank)
 
+.PHONY: env-sweep
+env-sweep: setup ## Find out how many environments one GPU should simulate (ENVS: the first number), and report
+	@$(call run,env_sweep,start_envs)
+
 .PHONY: profile
 profile: setup ## Profile the study at 1 and at all GPUs (nsys if it is there), and say where the time goes
 	@$(paceline) profile "$${STUDY:-strong_scaling}" $${CLUSTER:+--cluster "$$CLUSTER"} $${FOLDER:+--folder "$$FOLDER"} \
 	$${TASK:+--set "task=$$TASK"} $${TRAINER:+--set "trainer=$$TRAINER"} $${ENVS:+--set "num_envs=$$ENVS"} \
 	$${GPUS:+--gpus="$$GPUS"} $${ITERATIONS:+--iterations="$$ITERATIONS"}
 
-.PHONY: env-sweep
-env-sweep: setup ## Find out how many environments one GPU should simulate (ENVS: the first number), and report
-	@$(call run,env_sweep,start_envs)
+.PHONY: image
+image: setup ## Build the image IMAGE (isaaclab-3.0) with Apptainer, Docker or Podman, whichever is here, or WITH=
+	@$(paceline) image build "$${IMAGE:-isaaclab-3.0}" $${WITH:+--with "$$WITH"} $${OUTPUT:+--output "$$OUTPUT"} \
+	$${PHYSICS:+--build-arg "PHYSICS=$$PHYSICS"} $${NSYS:+--build-arg "NSYS=$$NSYS"}
+
+.PHONY: doctor
+doctor: setup ## Check this site (CLUSTER) and this machine before anything is queued
+	@$(paceline) doctor $${CLUSTER:+--cluster "$$CLUSTER"}
+
+.PHONY: compare-gpus
+compare-gpus: setup ## Run the same case on each GPU type of CLUSTER (ENVS per GPU), and report
+	@$(paceline) compare-gpus $${STUDY:+"$$STUDY"} $${CLUSTER:+--cluster "$$CLUSTER"} $${FOLDER:+--folder "$$FOLDER"} \
+	$${TASK:+--task "$$TASK"} $${TRAINER:+--trainer "$$TRAINER"} $${GPUS:+--gpus "$$GPUS"} $${ENVS:+--envs "$$ENVS"} \
+	$${REPEATS:+--repeats "$$REPEATS"} $${ITERATIONS:+--set "iterations=$$ITERATIONS"}
 
 .PHONY: train
 train: setup ## Train to the end as PRESET says (PRESET=cartpole_2min), over as many jobs as it takes
