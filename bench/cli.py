@@ -24,6 +24,7 @@ COMMANDS = {
     "resume": "go on with a campaign that stopped, or from a checkpoint",
     "evaluate": "play checkpoints in tasks, as many at once as fit, and say which is best",
     "compare-gpus": "measure the same case on each GPU type, or compare records of several hosts",
+    "budget": "say how long a training takes, or what fits into a time, from measured throughput",
     "watch": "follow a study or a campaign that is under way: progress, alerts",
     "status": "show the state of every case",
     "retry": "run the cases that failed or are missing, and report",
