@@ -173,6 +173,9 @@ class Driver:
         changes = next_attempt(self._opened, status)
         stated = {name: value for name in SITE_LIMITS if (value := getattr(study, name)) is not None}
         cluster = self._opened.cluster.model_copy(update=stated)
+        if changes and changes.cause == "cache":
+            # What damaged the site's cache is not known: this attempt compiles for itself.
+            cluster = cluster.model_copy(update={"cache_dir": str(directory.path / "cache")})
         if changes and changes.exclude:
             exclude = ",".join(filter(None, (cluster.exclude, *changes.exclude)))
             cluster = cluster.model_copy(update={"exclude": exclude})

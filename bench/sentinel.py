@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import signal
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 from paceline.bench.assignment import load_run
@@ -46,6 +48,8 @@ def judge(
     log = read_log(run.train_log, case.num_envs_per_rank)
     if len(completed) < case.world_size:
         cause = log.root_cause(_cause(log, case, ranks, exit_code, interrupted))
+        if cause.cause in _SAYS_LITTLE and not interrupted:
+            cause = _seen_from_here(run, cause, exit_code)
         status = "interrupted" if interrupted or cause.cause in FROM_OUTSIDE else "failed"
     elif case.kind == "profile" and (problem := profiler.problem(run)):
         status, cause = "failed", Cause("no_trace", problem)
@@ -123,6 +127,21 @@ def _cause(
     cut = [f"rank {rank.rank} after {rank.iterations}" for rank in ranks if not rank.completed(case)]
     said = f"records end early: {', '.join(cut)} of {case.iterations} iterations{_exit(exit_code)}"
     return Cause("truncated", shorten(said), from_log.evidence)
+
+
+_SAYS_LITTLE = frozenset({"truncated", "missing_ranks", "unknown"})
+_FULL_BYTES = 1 << 20
+
+
+def _seen_from_here(run: RunDir, cause: Cause, exit_code: int | None) -> Cause:
+    """Return what disk and exit status tell about a run whose log and records end without a word."""
+    with suppress(OSError):
+        free = os.statvfs(run.path)
+        if free.f_bavail * free.f_frsize < _FULL_BYTES:
+            return Cause("disk_full", f"the disk of the run folder is full; {cause.message}", cause.evidence)
+    if exit_code == 128 + signal.SIGKILL:
+        return Cause("killed", f"the launcher was killed; {cause.message}", cause.evidence)
+    return cause
 
 
 def _exit(exit_code: int | None) -> str:

@@ -228,6 +228,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not command:
         parser.error("a command is needed after --")
     run, case = load_run()
+    end_with_parent()  # a job script that is killed must not leave its training behind
     sampler = start_sampler(run)
     try:
         limits = Limits(exit_grace_s=options.exit_grace_s, stall_s=options.stall_s, kill_s=options.kill_s)

@@ -89,6 +89,7 @@ finish() {
     local exit_code=$?
     local ended=(--exit-code "$exit_code")
     trap - EXIT
+    rm -f -- .paceline-reserve || true # so that the sentinel has room on a full disk
     trap '' USR1 TERM INT
     set +e
     if [ -n "$interrupted" ]; then ended+=(--interrupted "$interrupted"); fi
@@ -243,6 +244,7 @@ fi
 # ---- preflight: fail in seconds, with a reason ----------------------------------------------------------------------
 
 if ! printf x >.paceline-preflight || ! rm .paceline-preflight; then fail "the run folder is not writable: $RUN_DIR"; fi
+head -c 131072 /dev/zero >.paceline-reserve || fail "the disk of the run folder is full: No space left on device"
 [ -d "$CODE_DIR/paceline" ] || fail "the study's copy of the code is missing: $CODE_DIR"
 "${here[@]}" "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
     fail "this Python does not run, or is older than 3.10: $PYTHON"
