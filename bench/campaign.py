@@ -64,7 +64,7 @@ class OpenCampaign:
     def runs(self) -> list[RunDir]:
         """Return the folders of all starts, oldest first; a goal that was extended makes another case."""
         runs = [run for run in self.directory.all_runs() if run.case_json.exists()]
-        return sorted(runs, key=lambda run: (run.case_json.stat().st_mtime, run.attempt))
+        return sorted(runs, key=lambda run: (_submitted_unix_s(run), run.attempt))
 
     def starts(self) -> list[Start]:
         """Return all starts that were ever launched, oldest first; asks the scheduler at most once."""
@@ -282,6 +282,13 @@ def _minibatches(preset: Preset, batch: int, size: int) -> int:
             "state agent.params.config.minibatch_size"
         )
     return batch // size
+
+
+def _submitted_unix_s(run: RunDir) -> float:
+    try:
+        return float(read_json(run.launch_json)["submitted_unix_s"])
+    except (FileNotFoundError, RecordError, KeyError, ValueError):
+        return run.case_json.stat().st_mtime
 
 
 def _start_iteration(run: RunDir) -> int | None:

@@ -15,7 +15,7 @@ from paceline.bench import local, render, slurm, snapshot
 from paceline.bench.campaign import OpenCampaign, Start
 from paceline.bench.errors import ClusterError, LaunchError
 from paceline.bench.launch import JobSide
-from paceline.bench.record import LAUNCH_SCHEMA
+from paceline.bench.record import LAUNCH_SCHEMA, Result
 from paceline.bench.rundir import RunDir, read_json, write_json
 from paceline.bench.status import UNFINISHED
 
@@ -134,6 +134,7 @@ def follow(opened: OpenCampaign, show: Show, top_up: Callable[[], None] | None =
         if completed(opened, starts) and going:
             slurm.cancel(start.job_id for start in going if start.job_id)  # they would find nothing left to do
         if not going:
+            _settle(starts)
             return starts
         now_ended = len(starts) - len(going)
         if top_up is not None and ended not in (-1, now_ended) and not completed(opened, starts):
@@ -143,6 +144,28 @@ def follow(opened: OpenCampaign, show: Show, top_up: Callable[[], None] | None =
         ended = now_ended
         time.sleep(interval_s)
         interval_s = min(15.0, interval_s * 1.2)  # a controller serves a whole site
+
+
+def _settle(starts: Sequence[Start]) -> None:
+    """Write the result of jobs that could not write their own: Slurm forgets what became of them after a while."""
+    for start in starts:
+        if start.state in ("failed", "interrupted", "cancelled") and not start.run.result_json.exists():
+            now = time.time()
+            result = Result(
+                case_id=start.run.case_id,
+                attempt=start.run.attempt,
+                status="failed" if start.state == "failed" else "interrupted",
+                cause=start.cause,
+                message=start.message,
+                exit_code=None,
+                ranks_expected=0,
+                ranks_completed=(),
+                start_unix_s=now,
+                end_unix_s=now,
+                job_id=start.job_id,
+                extra={"written_by": "watcher"},
+            )
+            write_json(start.run.result_json, result.to_json())
 
 
 def cancel(opened: OpenCampaign) -> list[Start]:

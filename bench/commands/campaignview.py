@@ -190,9 +190,7 @@ class View:
         saved = joined.checkpoints()
         if saved:
             last = saved[-1]
-            newest = (
-                f"{last['file']} ({last['size_bytes'] / 1e6:.1f} MB, {_duration(time.time() - last['t_unix_s'])} ago)"
-            )
+            newest = f"{last['file']} ({_size(last['size_bytes'])}, {_duration(time.time() - last['t_unix_s'])} ago)"
             table.add_row("checkpoints", f"{len(saved)} written, newest {newest}")
         lines: list[Any] = [Text(f"{opened.campaign.name} in {opened.folder.path}", style="bold"), table]
         lines += [Text(f"ALERT {alert.rule}: {alert.reason}", style="bold red") for alert in alerts]
@@ -260,6 +258,10 @@ def _median_last(values: Any) -> float | None:
 
     known = values[np.isfinite(values)][-20:]
     return float(np.median(known)) if len(known) else None
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.0f} kB"
 
 
 def _duration(seconds: float) -> str:
