@@ -25,7 +25,7 @@ RUN_ELSEWHERE = {
     r"make strong-scaling": FRESH,
     r"(make|paceline) .*CLUSTER=.*": SITE,
     r"paceline \w+ .*--cluster .*": SITE,
-    r"make (weak-scaling|test|test-gpu|bench|lint|types|dev|setup|golden)\b.*": "CI runs make test",
+    r"make (weak-scaling|env-sweep|test|test-gpu|bench|lint|types|dev|setup|golden)\b.*": "CI runs make test",
     r"paceline (watch|status|retry|cancel|report|compare|history) .*": "needs a study folder; tests/integration",
 }
 
