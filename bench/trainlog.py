@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -36,11 +37,13 @@ class TrainLog:
 
     def close(self) -> None:
         """Close the file."""
-        self._stream.close()
+        with contextlib.suppress(OSError):
+            self._stream.close()
 
     def _line(self, value: Mapping[str, Any]) -> None:
         self._stream.write(json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n")
-        self._stream.flush()
+        with contextlib.suppress(OSError):  # a full disk must not end the training; the line goes out with a later one
+            self._stream.flush()
 
 
 def _finite(values: Mapping[str, Any], prefix: str) -> tuple[dict[str, Any], list[str]]:

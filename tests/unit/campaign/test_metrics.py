@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from paceline.bench.metrics import GAUGES, Metrics
+
 from tests.campaigns import case, good
 
 DASHBOARD = Path(__file__).resolve().parents[3] / "docs" / "grafana-campaign.json"
