@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Collection, Sequence
 
 from paceline.bench.errors import LaunchError
 from paceline.bench.record import LAUNCH_SCHEMA
@@ -33,10 +34,19 @@ def visible_gpus() -> int:
 
 
 class LocalRun:
-    """A job script running under bash in a session of its own, so that Ctrl-C reaches it only through us."""
+    """A job script running under bash in a session of its own, so that Ctrl-C reaches it only through us.
 
-    def __init__(self, run: RunDir) -> None:
+    Args:
+        run: The run's folder, with its job script.
+        gpus: Indices of the GPUs that it may see (CUDA_VISIBLE_DEVICES), None for all that this process sees.
+        cores: Logical cores that it may use, None for all that this process may use.
+    """
+
+    def __init__(
+        self, run: RunDir, gpus: Sequence[int] | None = None, cores: Collection[int] | None = None
+    ) -> None:
         self.run = run
+        environment = None if gpus is None else {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
         try:
             with run.train_log.open("ab") as log:
                 self._process = subprocess.Popen(
@@ -46,6 +56,8 @@ class LocalRun:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
+                    env=environment,
+                    preexec_fn=None if cores is None else lambda: os.sched_setaffinity(0, cores),
                 )
         except OSError as error:
             raise LaunchError(f"cannot start {run.job_sh}: {error.strerror}") from error
@@ -60,6 +72,8 @@ class LocalRun:
                 "start_ticks": process_start_ticks(pid),
                 "hostname": socket.gethostname(),
                 "submitted_unix_s": time.time(),
+                **({} if gpus is None else {"gpus": list(gpus)}),
+                **({} if cores is None else {"cores": sorted(cores)}),
             },
         )
 

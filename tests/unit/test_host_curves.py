@@ -1,0 +1,134 @@
+"""The script that measures a whole host within a fixed time: what runs beside what, and when it stops."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from paceline.bench import launch, snapshot
+from paceline.bench.cluster import load_cluster
+from paceline.bench.launch import JobSide
+from paceline.bench.plan import make_plan
+from paceline.bench.record import Case
+from paceline.bench.rundir import StudyDir, read_json
+
+from tests.gpu import host_curves
+from tests.gpu.host_curves import Host, drive, keep_records, open_studies, order, pack, places
+
+
+def host(size: int, seconds: float = 3600.0) -> Host:
+    cores = tuple(frozenset({2 * index, 2 * index + 1}) for index in range(size))
+    return Host(tuple(range(size)), cores, time.monotonic() + seconds)
+
+
+def cases(folder: Path, size: int, repeats: int = 3) -> dict[str, tuple[Case, ...]]:
+    opened = open_studies(folder, host(size), "cuda", load_cluster("local"), repeats)
+    return {name: study.plan.cases for name, study in opened.items()}
+
+
+@pytest.mark.parametrize(
+    ("size", "batches"),
+    [(8, [[8], [4, 2, 1]]), (4, [[4], [2, 1]]), (2, [[2], [1]]), (1, [[1]]), (3, [[2, 1]])],
+)
+def test_small_runs_share_the_host(tmp_path: Path, size: int, batches: list[list[int]]) -> None:
+    for name, found in cases(tmp_path, size).items():
+        own = [case for case in found if case.repeat == 1]
+        assert [[case.world_size for case in batch] for batch in pack(own, size, alone=False)] == batches, name
+        assert all(len(batch) == 1 for batch in pack(own, size, alone=True))
+
+
+def test_eight_gpus_take_twelve_batches_with_repeats_outermost(tmp_path: Path) -> None:
+    found = order(cases(tmp_path, 8), 8, alone=False)
+    assert len(found) == 12
+    assert [repeat for _, repeat, _ in found] == [0] * 4 + [1] * 4 + [2] * 4
+    assert sum(len(batch) for _, _, batch in found) == 2 * 4 * 3
+    first = [
+        [(name, [case.world_size for case in batch]) for name, r, batch in found if r == repeat] for repeat in (0, 1)
+    ]
+    assert first[1] == first[0][::-1]
+
+
+@pytest.mark.parametrize("repeat", [0, 1])
+def test_runs_of_a_batch_share_neither_gpus_nor_cores(tmp_path: Path, repeat: int) -> None:
+    for _, _, batch in order(cases(tmp_path, 8, 1), 8, alone=False):
+        found = places(batch, host(8), repeat)
+        used = [gpu for place in found for gpu in place.gpus]
+        assert len(used) == len(set(used)) == sum(case.world_size for case in batch)
+        cores = [core for place in found for core in place.cores]
+        assert len(cores) == len(set(cores)) == 2 * len(used)
+        for case, place in zip(batch, found, strict=True):
+            assert len(place.gpus) == case.world_size
+
+
+JOB = """#!/bin/bash
+echo "$CUDA_VISIBLE_DEVICES" >visible
+exec {python} -c '
+import json, os, sys, time
+print(sorted(os.sched_getaffinity(0)))
+time.sleep({seconds})
+'
+"""
+
+
+def test_no_batch_starts_that_would_not_end_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import sys
+
+    monkeypatch.setattr(
+        host_curves, "render_job", lambda *a: JOB.format(python=sys.executable, seconds=1.0)
+    )  # a job of a known length in the place of the training
+    monkeypatch.setattr(host_curves, "FIRST_GUESS_S", 2.0)
+    monkeypatch.setattr(host_curves, "STOP_S", 1.0)
+    monkeypatch.setattr(host_curves, "POLL_S", 0.05)
+    here = Host((), tuple(frozenset({0}) for _ in range(3)), time.monotonic() + 6.5)
+    opened = open_studies(tmp_path, here, "cpu", load_cluster("local"), 3)
+    complete = drive(opened, here, JobSide(python="x", asset_root=None), False, tmp_path)
+    told = capsys.readouterr().out
+    assert not complete
+    assert time.monotonic() < here.deadline
+    assert "left out, no time for it" in told
+    assert "12 runs are missing; called again, this goes on with them" in told
+    batches = read_json(tmp_path / "batches.json")["batches"]
+    assert 3 <= len(batches) < 7
+    assert [run["world_size"] for run in batches[1]["runs"]] == [2, 1]
+    for batch in batches:
+        for run in batch["runs"]:
+            attempt = StudyDir(tmp_path / run["study"]).attempts(run["case_id"])[-1]
+            assert attempt.train_log.read_text() == "[0]\n"
+            assert read_json(attempt.launch_json)["cores"] == [0]
+
+
+def test_what_runs_when_the_time_is_up_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setattr(host_curves, "render_job", lambda *a: JOB.format(python=sys.executable, seconds=60.0))
+    monkeypatch.setattr(host_curves, "STOP_S", 0.5)
+    here = Host((), (frozenset({0}), frozenset({0})), time.monotonic() + 1.5)
+    opened = open_studies(tmp_path, here, "cpu", load_cluster("local"), 1)
+    began = time.monotonic()
+    assert not drive(opened, here, JobSide(python="x", asset_root=None), False, tmp_path)
+    assert time.monotonic() - began < 10.0
+
+
+def test_kept_records_hold_no_code_and_no_paths(tmp_path: Path, repository: Path) -> None:
+    source = repository / "tests/data/h200/strong_ant_rsl_rl"
+    study = launch.open_study(source)
+    site = study.cluster.model_copy(update={"python": "/home/me/python", "setup": ("source /home/me/x",)})
+    folder = tmp_path / "study"
+    opened = launch.create(folder, study.study, site)
+    snapshot.take(opened.directory)
+    case = make_plan(study.study, site).cases[0]
+    run = opened.directory.run(case.case_id, 1)
+    run.path.mkdir(parents=True)
+    for path in StudyDir(source).run(case.case_id, 1).path.iterdir():
+        (run.path / path.name).write_bytes(path.read_bytes())
+    run.job_sh.write_text("cd /home/me")
+    run.train_log.write_text("/home/me")
+    keep_records(opened, tmp_path / "kept")
+    keep_records(opened, tmp_path / "kept")
+    kept = [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]
+    assert not any("/home/me" in path.read_text() for path in kept)
+    original = {path.name for path in StudyDir(source).run(case.case_id, 1).path.iterdir()}
+    assert {path.name for path in kept} == original | {"study.yaml", "cluster.yaml"}
