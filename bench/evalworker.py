@@ -157,6 +157,7 @@ def arguments(cell: dict[str, Any], output: Path) -> list[str]:
     found += ["--num_steps", "1", "--warmup_steps", str(_WARM_UP_STEPS), "--viz", "none", "--device", cell["device"]]
     if cell.get("physics"):
         found.append(f"physics={cell['physics']}")
+    found.append(f"env.sim.device={cell['device']}")  # Isaac Lab 3.0.0's play benchmark does not apply --device
     if cell["trainer"] == "rsl_rl":
         found.append(f"agent.device={cell['device']}")
     else:

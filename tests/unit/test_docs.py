@@ -25,6 +25,8 @@ RUN_ELSEWHERE = {
     r"make strong-scaling": FRESH,
     r"(make|paceline) .*CLUSTER=.*": SITE,
     r"paceline \w+ .*--cluster .*": SITE,
+    r"make train .*": "tests/integration/test_campaign.py trains",
+    r"paceline (evaluate|resume) .*": "needs checkpoints; tests/integration/test_campaign.py",
     r"make (weak-scaling|env-sweep|test|test-gpu|bench|lint|types|dev|setup|golden)\b.*": "CI runs make test",
     r"paceline (watch|status|retry|cancel|report|compare|history) .*": "needs a study folder; tests/integration",
 }
