@@ -61,7 +61,8 @@ def show(value: Any, form: str) -> str:
 
 def interval(low: Any, high: Any, form: str) -> str:
     """Return the bounds of an interval as text, empty if there is none."""
-    return f"{show(low, form)}{DASH}{show(high, form)}" if known(low) and known(high) else ""
+    dash = " to " if form in ("signed", "points") else DASH  # beside a sign it would look like one
+    return f"{show(low, form)}{dash}{show(high, form)}" if known(low) and known(high) else ""
 
 
 def ranks(count: int, device: str) -> str:

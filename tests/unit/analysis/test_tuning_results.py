@@ -81,7 +81,7 @@ def test_the_report_says_it(study: Path) -> None:
     page = write_analysis(analysis)
     verdict = analysis.verdict
     assert verdict.tone == "better"
-    assert verdict.headline.startswith("affinity is better at world size 4: +1")
+    assert verdict.headline.startswith("Variant affinity is better at world size 4: +1")
     assert any(text.startswith("6 comparisons at 95\u202f%: about 0.3 of them") for text in verdict.details)
     with open(study / "report" / "tuning.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
