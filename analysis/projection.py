@@ -86,6 +86,9 @@ def engine(fast: bool | None = None) -> ModuleType:
     if fast is False:
         return projection_numpy
     try:
+        from paceline.analysis import sqlitepages
+
+        sqlitepages.load_numba()
         from paceline.analysis import projection_fast
     except ImportError:
         if fast:

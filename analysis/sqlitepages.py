@@ -13,9 +13,11 @@ given back as the reading goes on, so that a file of any size takes little memor
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import mmap
 import os
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -37,6 +39,18 @@ MAX_WIDE, MAX_NARROW = 5, 8
 def available() -> bool:
     """Return whether numba is installed."""
     return importlib.util.find_spec("numba") is not None
+
+
+def load_numba() -> None:
+    """Load numba without the BLAS of scipy, for which it loads all of scipy.linalg: half a second for nothing here."""
+    name = "scipy.linalg"
+    if name in sys.modules or "numba.np.arraymath" in sys.modules:
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # makes importing it an ImportError, which numba expects
+    try:
+        importlib.import_module("numba.np.arraymath")
+    finally:
+        del sys.modules[name]
 
 
 class PageSource(SqliteSource):
@@ -96,6 +110,7 @@ class _TableReader:
 
     def read(self) -> dict[str, Column] | None:
         """Return the columns, None if the library has to read this table."""
+        load_numba()
         from paceline.analysis import sqlitepages_fast as fast
 
         source = self.source

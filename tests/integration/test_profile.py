@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 from paceline.analysis import trace
+from paceline.bench.profile import cases_of
 from paceline.bench.rundir import StudyDir, read_json
-from paceline.bench.status import read_cases
 from paceline.profiling import nsys
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -72,7 +72,7 @@ def test_under_nsys(paceline: Path, study: Path, tool: Path, jobs_environment: P
         # The window alone: two iterations, of eight steps each.
         assert rows["iteration", rank]["instances"] == 2
         assert rows["env_step", rank]["instances"] == 16
-    (case,) = (case for case in read_cases(StudyDir(study)) if case.kind == "profile")
+    (case,) = cases_of(StudyDir(study))
     run = StudyDir(study).run(case.case_id, 1)
     facts = read_json(run.profiler_json)
     assert (facts["profiler"], facts["cuda"], facts["note"], facts["problems"]) == ("nsys", False, None, [])
