@@ -74,7 +74,8 @@ class Prices(FileModel):
 
 _SLURM_ONLY = (
     "partition", "account", "qos", "constraint", "gpu_type", "max_nodes", "cpus_per_gpu", "mem_gb", "mem_per_gpu_gb",
-    "exclusive", "nodelist", "exclude", "reservation", "mail_user", "mail_type", "requeue", "extra_sbatch",
+    "exclusive", "nodelist", "exclude", "reservation", "mail_user", "mail_type", "requeue", "placement", "max_jobs",
+    "same_nodes", "extra_sbatch",
 )  # fmt: skip
 
 
@@ -135,6 +136,12 @@ class Cluster(FileModel):
     hundred times the longest of them if that is shorter (but at least 300). 0: never."""
     exit_grace_s: Annotated[int, Field(ge=0)] = 60
     """Seconds that processes may live on after all ranks have written their results; 0: for ever."""
+    placement: Literal["separate", "one-allocation"] = "separate"
+    """separate: a job for each run. one-allocation: all runs in one exclusive job, interleaved, on the same nodes."""
+    max_jobs: Positive | None = None
+    """Most jobs of a study that may run at once; 1: one after the other, in the planned order."""
+    same_nodes: bool = False
+    """Run all world sizes on the same nodes: those that Slurm would give the largest now."""
     extra_sbatch: Lines = ()
     """Further #SBATCH flags, such as --comment=benchmark."""
 
@@ -181,6 +188,12 @@ class Cluster(FileModel):
             stated = [name for name in _SLURM_ONLY if getattr(self, name) != defaults[name].default]
             if stated:
                 raise ValueError(f"{stated[0]}: has a meaning for scheduler: slurm only")
+        if self.placement == "one-allocation" and (self.max_jobs or self.same_nodes):
+            raise ValueError("max_jobs, same_nodes: placement one-allocation is one job on the same nodes already")
+        if self.placement == "one-allocation" and self.requeue:
+            raise ValueError(
+                "requeue: an allocation of all runs is not queued again; `paceline run` completes the study"
+            )
         if self.mem_gb is not None and self.mem_per_gpu_gb is not None:
             raise ValueError("mem_gb and mem_per_gpu_gb: state only one of them")
         if self.signal_s >= self.time_limit_min * 60:

@@ -6,8 +6,9 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from paceline.bench import local, profile, render, snapshot
+from paceline.bench import allocation, local, profile, render, snapshot
 from paceline.bench.attempt import write_attempt
 from paceline.bench.display import Display, case_label, note
 from paceline.bench.errors import ClusterError, LaunchError
@@ -18,6 +19,9 @@ from paceline.bench.retries import max_attempts, next_attempt, why_not
 from paceline.bench.rundir import RunDir, read_json, write_json
 from paceline.bench.settle import settle
 from paceline.bench.status import UNFINISHED, CaseStatus, study_status
+
+if TYPE_CHECKING:
+    from paceline.bench.slurm import ScriptExecutor
 
 
 class Driver:
@@ -132,26 +136,53 @@ class Driver:
         executor = slurm.executor(self._opened.directory.path)
         runs = [(status.case, self._new_attempt(status)) for status in pending]
         self._check_scripts(runs)
+        cluster = self._opened.cluster
+        if cluster.placement == "one-allocation" and runs:
+            self._submit_together(executor, runs)
+            return
+        nodes = self._nodes(runs)
+        submitted: list[str] = []
         # A job waits for the warm-up of its own kind of node.
         warm = {
             _place(s.case): s.job_id for s in self._opened.status() if s.case.kind == "warmup" and s.state in UNFINISHED
         }
         for case, run in runs:
-            job = executor.submit_script(run, after=warm.get(_place(case)) if case.kind != "warmup" else None)
-            write_json(
-                run.launch_json,
-                {
-                    "schema": LAUNCH_SCHEMA,
-                    "launcher": "slurm",
-                    "job_id": job.job_id,
-                    "hostname": socket.gethostname(),
-                    "submitted_unix_s": time.time(),
-                },
+            job = executor.submit_script(
+                run,
+                after=warm.get(_place(case)) if case.kind != "warmup" else None,
+                after_any=allocation.dependency(submitted, cluster.max_jobs),
+                arguments=allocation.pinned(nodes, case),
             )
+            submitted.append(job.job_id)
+            _write_launch(run, job.job_id)
             if case.kind == "warmup":
                 warm[_place(case)] = job.job_id
         if runs:
             self._display.say(f"submitted {len(runs)} jobs; Ctrl-C leaves them queued")
+
+    def _submit_together(self, executor: ScriptExecutor, runs: Sequence[tuple[Case, RunDir]]) -> None:
+        """Submit one job that makes all runs one after the other on the same nodes."""
+        limit_min = self._opened.study.time_limit_min or self._opened.cluster.time_limit_min
+        together = allocation.prepare(self._opened.directory, self._opened.cluster, runs, limit_min)
+        job = executor.submit_script(together)
+        for _, run in runs:
+            _write_launch(run, job.job_id)
+        self._display.say(
+            f"submitted one job for {len(runs)} runs; Ctrl-C leaves it queued (script: {together.job_sh})"
+        )
+
+    def _nodes(self, runs: Sequence[tuple[Case, RunDir]]) -> list[str]:
+        """Return the nodes that all runs are put on, empty if Slurm is to choose for each."""
+        from paceline.bench import slurm
+
+        cluster = self._opened.cluster
+        if not cluster.same_nodes or cluster.nodelist or not runs:
+            return []
+        nodes = slurm.likely_nodes(allocation.most(runs)[1])
+        self._display.say(
+            f"all runs on {', '.join(nodes)}" if nodes else "Slurm does not say which nodes it would take"
+        )
+        return nodes
 
     def _check_scripts(self, runs: Sequence[tuple[Case, RunDir]]) -> None:
         from paceline.bench import slurm
@@ -203,6 +234,19 @@ class Driver:
         except OSError as error:
             raise LaunchError(f"{run.path}: cannot write the run folder ({error.strerror})") from error
         return run
+
+
+def _write_launch(run: RunDir, job_id: str) -> None:
+    write_json(
+        run.launch_json,
+        {
+            "schema": LAUNCH_SCHEMA,
+            "launcher": "slurm",
+            "job_id": job_id,
+            "hostname": socket.gethostname(),
+            "submitted_unix_s": time.time(),
+        },
+    )
 
 
 def _place(case: Case) -> tuple[object, ...]:

@@ -53,7 +53,8 @@ def _variable_name(value: str) -> _Ready:
 
 
 @functools.cache
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """Return a template of slurm_templates, its output quoted for the shell."""
     import jinja2
 
     folder = str(resources.files("paceline.slurm_templates"))
@@ -74,7 +75,7 @@ def _template() -> jinja2.Template:
         as_is=_Ready,
         macro=_Ready,
     )
-    return environment.get_template("job.sh.j2")
+    return environment.get_template(name)
 
 
 def render_job(
@@ -135,7 +136,7 @@ def render_job(
         ),
         "directives": directives(case, cluster, time_limit_min or cluster.time_limit_min),
     }
-    return _template().render(values)
+    return template("job.sh.j2").render(values)
 
 
 def directives(case: Case, cluster: Cluster, time_limit_min: int) -> list[str]:

@@ -112,20 +112,24 @@ class ScriptExecutor(slurm.SlurmExecutor):
 
     job_class = ScriptJob
 
-    def submit_script(self, run: RunDir, after: str | None = None, arguments: Iterable[str] = ()) -> ScriptJob:
+    def submit_script(
+        self, run: RunDir, after: str | None = None, arguments: Iterable[str] = (), after_any: str | None = None
+    ) -> ScriptJob:
         """Submit the run's job.sh from its folder and return the job.
 
         Args:
             run: Folder with job.sh; Slurm's output goes where the script's header says, relative to this folder.
             after: Job id that must end well first; if it does not, Slurm drops this job instead of keeping it for ever.
             arguments: Further ``sbatch`` arguments.
+            after_any: Job id that must end first, however it ends.
 
         Raises:
             ClusterError: Slurm refuses the job; the message is Slurm's own.
         """
         command = ["sbatch", *arguments]
-        if after is not None:
-            command += [f"--dependency=afterok:{after}", "--kill-on-invalid-dep=yes"]
+        waits = [f"{kind}:{job}" for kind, job in (("afterok", after), ("afterany", after_any)) if job is not None]
+        if waits:
+            command += [f"--dependency={','.join(waits)}", "--kill-on-invalid-dep=yes"]
         command.append(run.job_sh.name)
         try:
             output = utils.CommandFunction(command, verbose=False, cwd=run.path)()
@@ -163,6 +167,15 @@ def cancel(job_ids: Iterable[str]) -> None:
         answer = _run(["scancel", *ids])
         if answer.returncode and "Invalid job id" not in answer.stderr:
             raise ClusterError(f"scancel: {_first_line(answer.stderr)}")
+
+
+def likely_nodes(run: RunDir) -> list[str]:
+    """Return the nodes that Slurm would give the run's script, as ``sbatch --test-only`` says; empty if it does not."""
+    answer = _run(["sbatch", "--test-only", run.job_sh.name], cwd=str(run.path))
+    found = re.search(r"\bon nodes (\S+)", answer.stderr)
+    if answer.returncode or not found:
+        return []
+    return _run(["scontrol", "show", "hostnames", found.group(1)]).stdout.split()
 
 
 def check_script(run: RunDir) -> str | None:

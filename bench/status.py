@@ -176,6 +176,8 @@ def _case_status(
     nodes = nodes or (states.get(job_id, {}).get("NodeList") if job_id else None)
     status = CaseStatus(case=case, state="lost", attempt=run.attempt, job_id=job_id, nodes=nodes or None)
     state, cause, message = _attempt_state(launch, result, states)
+    if state == "running" and result is None and launch and _slurm(launch) and not run.train_log.exists():
+        state = "queued"  # its turn in an allocation of several runs has not come
     if state in UNFINISHED or (state == "completed"):
         done = case.iterations if state == "completed" else iterations_done(run)
         status = replace(status, state=state, iterations_done=min(done, case.iterations))
