@@ -53,7 +53,8 @@ class CellResult:
     def measure(self, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Return one measure of every episode."""
         values = {"reward": self.reward, "success": self.success, "length": self.length}[name]
-        return values[np.isfinite(values)]
+        finite: np.ndarray[Any, np.dtype[np.float64]] = values[np.isfinite(values)]
+        return finite
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 from paceline.analysis import campaign as campaigns
 from paceline.bench import checkpoint as checkpoints
+from paceline.bench.campaignfile import runs_in_order
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.isaaclab, pytest.mark.timeout(900)]
 
@@ -42,7 +45,7 @@ class Campaign:
 
     def run(self) -> Path | None:
         """Return the folder of the start that is training, None between two."""
-        for run in reversed(campaigns.runs_in_order(self.folder)):
+        for run in reversed(runs_in_order(self.folder)):
             if not (run / "result.json").exists():
                 return run
         return None
@@ -99,10 +102,28 @@ def begin(slurm: Any, paceline: Path, jobs_environment: Path, tmp_path: Path) ->
         subprocess.run([paceline, "cancel", campaign.folder], env=slurm.environment, check=False, capture_output=True)
 
 
+@pytest.fixture(scope="module")
+def campaign_with_checkpoints(jobs_environment: Path, paceline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A local campaign that has learnt to balance the pole for a while."""
+    folder = tmp_path_factory.mktemp("local") / "campaign"
+    settings = ("device=cpu", "num_envs=64", "iterations=40", "save_interval=20", "keep.last=0")
+    command: list[str | Path] = [
+        paceline,
+        "train",
+        "cartpole_2min",
+        "--folder",
+        folder,
+        *(f"--set={text}" for text in settings),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 @pytest.mark.parametrize("trainer", ["rsl_rl", "rl_games"])
 def test_an_interrupted_campaign_is_one_training(begin: Callable[..., Campaign], trainer: str) -> None:
     """Time limit, crash and a lost node: no iteration is missing or doubled, and the reward goes on where it was."""
-    campaign = begin(trainer, "iterations=80")
+    campaign = begin(trainer, "iterations=70")
 
     # The time limit is near: Slurm signals the batch shell. The start saves between two iterations: nothing is lost.
     first = campaign.wait_for_iteration(23)
@@ -112,9 +133,10 @@ def test_an_interrupted_campaign_is_one_training(begin: Callable[..., Campaign],
     assert second != first
     for pid in campaign.ranks(second):
         os.kill(pid, signal.SIGKILL)
-    # The node is lost: every process of the job is gone at once, no result is written by it.
-    third = campaign.wait_for_iteration(57)
-    campaign.cluster.run("scancel", "--full", "--signal=KILL", campaign.job(third))
+    if trainer == "rsl_rl":
+        # The node is lost: every process of the job is gone at once, no result is written by it.
+        third = campaign.wait_for_iteration(57)
+        campaign.cluster.run("scancel", "--full", "--signal=KILL", campaign.job(third))
 
     output, _ = campaign.process.communicate(timeout=400)
     assert campaign.process.returncode == 0, output
@@ -122,17 +144,18 @@ def test_an_interrupted_campaign_is_one_training(begin: Callable[..., Campaign],
 
     joined = campaigns.read(campaign.folder)
     assert joined.goal == "iterations" and joined.gaps() == []
-    assert list(joined.iteration) == list(range(80))
-    assert len(joined.starts) == 4
+    assert list(joined.iteration) == list(range(70))
+    assert sum(bool(start.rows) for start in joined.starts) == (4 if trainer == "rsl_rl" else 3)
     resumed = [start.start_iteration for start in joined.starts]
     assert resumed == sorted(resumed)
     assert resumed[1] == joined.starts[0].rows[-1][0] + 1  # saved when it was told to stop
     interval = 10 + 1  # rsl_rl saves after iteration 10, 20, ..., rl_games before
     assert 0 < joined.lost_iterations <= 2 * interval
-    assert joined.lost_iterations == sum(len(start.rows) for start in joined.starts) - 80
+    assert joined.lost_iterations == sum(len(start.rows) for start in joined.starts) - 70
     # The same policy goes on: right after a resume it is as good as it was, far above an untrained one.
     begun = np.nanmean(joined.reward[:5])
-    for before, after in zip(joined.starts, joined.starts[1:], strict=False):
+    trained = [start for start in joined.starts if start.rows]
+    for before, after in itertools.pairwise(trained):
         at = after.start_iteration
         old, new = np.nanmean(joined.reward[at - 5 : at]), np.nanmean(joined.reward[at : at + 15])
         if old > 3 * begun:
@@ -141,31 +164,59 @@ def test_an_interrupted_campaign_is_one_training(begin: Callable[..., Campaign],
     assert np.isfinite(joined.learning_rate).all() and not joined.not_finite
 
     kept = checkpoints.find(campaign.folder / "checkpoints")
-    assert kept[0].next_iteration == 80 and checkpoints.why_incomplete(kept[0].path) is None
+    assert kept[0].next_iteration == 70 and checkpoints.why_incomplete(kept[0].path) is None
     queue = campaign.cluster.jobs()
     assert not [job for job, state in queue.items() if state in ("PENDING", "RUNNING")], queue
 
 
-def test_resume_from_and_goals(
-    begin: Callable[..., Campaign], paceline: Path, slurm: Any, jobs_environment: Path
-) -> None:
-    """A reward ends a campaign; `resume --from` an earlier checkpoint voids what came after it."""
-    campaign = begin("rsl_rl", "iterations=200", "reward=-100", "reward_window=5", "keep.last=0")
-    output, _ = campaign.process.communicate(timeout=300)
-    assert campaign.process.returncode == 0, output
-    joined = campaigns.read(campaign.folder)
-    assert joined.goal == "reward" and joined.done < 30
-    # More is asked for: the same folder goes on, from an earlier checkpoint, with another start.
-    older = next((campaign.folder / "trainer").rglob("model_0.pt"))
-    resumed = subprocess.run(
-        [paceline, "resume", campaign.folder, "--from", older, "--set", "reward=100000", "--set", "iterations=12"],
-        env=slurm.environment,
+def test_resume_from_and_goals(campaign_with_checkpoints: Path, paceline: Path, tmp_path: Path) -> None:
+    """`resume --from` an earlier checkpoint voids what came after it; a reward that is reached ends the campaign."""
+    folder = tmp_path / "copy"
+    shutil.copytree(campaign_with_checkpoints, folder)
+    older = next((folder / "trainer").rglob("model_0.pt"))
+    changes = ("--set=reward=-100", "--set=reward_window=5")
+    done = subprocess.run(
+        [paceline, "resume", folder, "--from", older, *changes],
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
-    assert resumed.returncode == 0, resumed.stderr
-    joined = campaigns.read(campaign.folder)
+    assert done.returncode == 0, done.stderr
+    joined = campaigns.read(folder)
+    assert joined.goal == "reward" and 5 <= joined.done < 30
     assert joined.starts[-1].start_iteration == 1
-    assert joined.gaps() == [] and joined.lost_iterations == len(joined.starts[0].rows) - 1
+    assert joined.gaps() == [] and joined.lost_iterations == 39
+    assert checkpoints.find(folder / "checkpoints")[0].next_iteration in (joined.done, 40)  # copies of before stay
+
+
+def test_packed_evaluation_of_real_checkpoints(
+    paceline: Path, jobs_environment: Path, tmp_path: Path, campaign_with_checkpoints: Path
+) -> None:
+    """Two checkpoints x two seeds of a real campaign: all episodes are there, the better one is found, none twice."""
+    newest = checkpoints.find(campaign_with_checkpoints)[0].path
+    first = next(campaign_with_checkpoints.rglob("model_0.pt"))
+    command: list[str | Path] = [
+        paceline,
+        "evaluate",
+        newest,
+        first,
+        "--seeds",
+        "1,2",
+        "--episodes",
+        "40",
+        "--device",
+        "cpu",
+    ]
+    folder = tmp_path / "evaluation"
+    done = subprocess.run(
+        [*command, "--folder", folder], capture_output=True, text=True, timeout=400, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((folder / "report.json").read_text())
+    assert [cell["status"] for cell in report["cells"]] == ["completed"] * 4
+    assert all(cell["episodes"] == 40 for cell in report["cells"])
+    by_length = next(r for r in report["rankings"] if r["measure"] == "length")
+    assert by_length["order"][0].endswith(newest.stem) and not by_length["ties_with_first"], done.stdout
+    again = subprocess.run([*command, "--folder", folder], capture_output=True, text=True, timeout=60, check=False)
+    assert again.returncode == 0 and "running" not in again.stderr

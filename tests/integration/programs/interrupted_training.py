@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from paceline.analysis import campaign as campaigns
+from paceline.bench.campaignfile import runs_in_order
 
 ROOT = Path(__file__).resolve().parents[3]
 PROFILE = """
@@ -37,7 +38,7 @@ signal_s: 40
 
 def training(folder: Path) -> tuple[int, int] | None:
     """Return (process id of rank 0, iterations recorded) of the start that is under way."""
-    for run in reversed(campaigns.runs_in_order(folder)):
+    for run in reversed(runs_in_order(folder)):
         if not (run / "result.json").exists():
             lines = (run / "rank-0000.jsonl").read_text().splitlines()
             return int(json.loads(lines[0])["pid"]), len(lines) - 1
@@ -58,7 +59,14 @@ def main() -> int:
             settings = {"task": task, "trainer": trainer, "device": "cpu", "num_envs": 64, "iterations": iterations}
             settings |= {"save_interval": 20, "name": trainer}
             arguments = [f"--set={key}={value}" for key, value in settings.items()]
-            command = [ROOT / ".venv/bin/paceline", "train", "cartpole_2min", "--cluster", profile, *arguments]
+            command: list[str | Path] = [
+                ROOT / ".venv/bin/paceline",
+                "train",
+                "cartpole_2min",
+                "--cluster",
+                profile,
+                *arguments,
+            ]
             log = open(home / f"{trainer}.log", "w")  # noqa: SIM115 (as long as the process)
             processes[trainer] = subprocess.Popen(
                 [*command, "--folder", home / trainer], env=environment, stdout=log, stderr=log

@@ -13,6 +13,7 @@ from paceline.bench import segment as segments
 from paceline.bench.campaignfile import CampaignDir
 from paceline.bench.cluster import load_cluster
 from paceline.bench.errors import LaunchError
+from paceline.bench.preset import load_preset
 from paceline.bench.record import Case
 from paceline.bench.rundir import RunDir
 
@@ -62,10 +63,10 @@ def test_wrong_trainer(folder: CampaignDir) -> None:
 def request(folder: CampaignDir, path: Path | None) -> Any:
     opened = campaigns.OpenCampaign(
         folder=folder,
-        preset=None,
+        preset=load_preset("cartpole_2min"),
         campaign=folder.read(),
         cluster=load_cluster("local"),
-        case=case(),  # type: ignore[arg-type]
+        case=case(),
     )
     return campaigns.request_resume(opened, path, {"actor": [32, 16]})
 
