@@ -1,4 +1,4 @@
-"""The report's charts as files for a paper: SVG and PDF, in light colours."""
+"""The report's charts as files for a paper, SVG and PDF in light colours, and its main table as LaTeX."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paceline.analysis import tables
 from paceline.analysis.chartstyle import LIGHT
 from paceline.bench.errors import RecordError
 
@@ -24,7 +25,7 @@ def fixed(spec: dict[str, Any], width: int = 480) -> dict[str, Any]:
 
 
 def write_figures(analysis: Analysis, folder: Path, formats: tuple[str, ...] = FORMATS) -> list[Path]:
-    """Write every chart of the report as ``<section>-<number>.<format>`` and return the paths.
+    """Write every chart of the report as ``<section>-<number>.<format>``, and scaling.tex; return the paths.
 
     Raises:
         RecordError: A format that is not in FORMATS, or a folder that cannot be written.
@@ -48,6 +49,9 @@ def write_figures(analysis: Analysis, folder: Path, formats: tuple[str, ...] = F
                 else:
                     path.write_bytes(vl_convert.vegalite_to_pdf(spec))
                 written.append(path)
+        table = folder / "scaling.tex"
+        table.write_text(tables.latex(tables.scaling(analysis.rows, analysis.loaded.kind, analysis.device)), "utf-8")
+        written.append(table)
     except OSError as error:
         raise RecordError(f"{folder}: figures cannot be written ({error.strerror})") from error
     return written

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from paceline.analysis import charts, chartseries, series, tables
 from paceline.analysis.bundle import javascript
 from paceline.analysis.checks import RULES
+from paceline.analysis.reportfiles import environment, for_script, read_template
 from paceline.analysis.tuning_report import METHOD, tuning_table
 from paceline.analysis.units import interval, known, ranks, show
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
     from paceline.analysis.report import Analysis
 
 MAX_RUN_ROWS = 1500  # in the page; runs.csv has all
@@ -23,7 +21,7 @@ def html(analysis: Analysis, made: str) -> str:
     """Return the self-contained page."""
     specs = chart_specs(analysis)
     text = (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             title=_title(analysis),
@@ -48,10 +46,10 @@ def html(analysis: Analysis, made: str) -> str:
             study_text=_yaml(analysis.loaded.study),
             cluster_text=_yaml(analysis.loaded.cluster),
             made=made,
-            css=_read("report.css"),
-            script=_read("report.js"),
+            css=read_template("report.css"),
+            script=read_template("report.js"),
             bundle=javascript(),
-            specs=_for_script({part["id"]: part["spec"] for group in specs.values() for part in group}),
+            specs=for_script({part["id"]: part["spec"] for group in specs.values() for part in group}),
         )
     )
     return text
@@ -60,7 +58,7 @@ def html(analysis: Analysis, made: str) -> str:
 def markdown(analysis: Analysis, made: str) -> str:
     """Return the report as Markdown, short enough for a pull request."""
     return (
-        _environment()
+        environment()
         .get_template("report.md.j2")
         .render(
             title=_title(analysis),
@@ -202,28 +200,3 @@ def _yaml(data: dict[str, Any]) -> str:
     import yaml
 
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True) if data else ""
-
-
-def _for_script(data: Any) -> str:
-    """Return JSON that can stand inside a <script> element, whatever text it holds."""
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False, default=str)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _read(name: str) -> str:
-    return files("paceline.analysis").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def _environment() -> Environment:
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FunctionLoader(_read),
-        undefined=StrictUndefined,
-        autoescape=lambda name: bool(name and ".html" in name),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["show"] = show
-    environment.tests["known"] = known
-    return environment

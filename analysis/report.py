@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
-import os
 import shutil
-import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +16,7 @@ from paceline.analysis.lawtable import LAW_COLUMNS, LAWS, law_rows, shown_laws
 from paceline.analysis.learning import Target
 from paceline.analysis.load import Loaded, load_study
 from paceline.analysis.provenance import provenance
+from paceline.analysis.reportfiles import csv_text, screen_table, write_files
 from paceline.analysis.runrows import RUN_COLUMNS, label, missing_rows, plain, run_rows
 from paceline.analysis.scaling import scaling_table, study_target
 from paceline.analysis.study_table import study_table
@@ -29,12 +26,10 @@ from paceline.analysis.tuning_report import tuning_files, tuning_table
 from paceline.analysis.units import known
 from paceline.analysis.usage import price, usage
 from paceline.analysis.verdict import Verdict, checked, verdict
-from paceline.bench.errors import RecordError
 from paceline.bench.rundir import StudyDir
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.table import Table
     from rich.text import Text
 
 REPORT_SCHEMA = "paceline.report/1"
@@ -114,22 +109,17 @@ def write_analysis(analysis: Analysis) -> Path:
     folder = StudyDir(analysis.loaded.path).report
     made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     files = {
-        "scaling.csv": _csv(analysis.rows, list(analysis.scaling.columns)),
-        "runs.csv": _csv([*analysis.runs, *analysis.missing], RUN_COLUMNS),
-        "laws.csv": _csv(analysis.laws, LAW_COLUMNS),
-        "findings.csv": _csv([tables.finding_row(finding) for finding in analysis.findings], FINDING_COLUMNS),
+        "scaling.csv": csv_text(analysis.rows, list(analysis.scaling.columns)),
+        "runs.csv": csv_text([*analysis.runs, *analysis.missing], RUN_COLUMNS),
+        "laws.csv": csv_text(analysis.laws, LAW_COLUMNS),
+        "findings.csv": csv_text([tables.finding_row(finding) for finding in analysis.findings], FINDING_COLUMNS),
         "report.json": json.dumps(analysis.data, indent=1, allow_nan=False, default=str) + "\n",
         "report.md": markdown(analysis, made),
         "index.html": html(analysis, made),
     }
     if analysis.tuning:
         files |= tuning_files(analysis.loaded, analysis.tuning, analysis.verdict, analysis.device)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            _write(folder / name, text)
-    except OSError as error:
-        raise RecordError(f"{folder}: the report cannot be written ({error.strerror})") from error
+    write_files(folder, files)
     return folder / "index.html"
 
 
@@ -177,46 +167,6 @@ def _notes(analysis: Analysis) -> list[str]:
     return [*notes, *analysis.loaded.warnings]
 
 
-def _csv(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, fieldnames=list(columns), extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the whole old or the whole new one."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as stream:
-            stream.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _screen_table(source: tables.Table, without: Sequence[str] = ()) -> Table:
-    """Return a table for a terminal: intervals on lines of their own, columns whose key is in ``without`` left out."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    kept = [column for column in source.columns if column.key not in without]
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for column in kept:
-        table.add_column(column.title, justify="right" if column.numeric else "left", no_wrap=column.numeric)
-    for row in source.rows:
-        cells = []
-        for column in kept:
-            bounds = column.interval(row)
-            cells.append(Text(column.text(row) + (f"\n{bounds}" if bounds else "")))
-        table.add_row(*cells)
-    return table
-
-
 def terminal_table(source: Analysis | Loaded, width: int | None = None) -> Text:
     """Return the scaling table, the verdict and the notes as text for a terminal: no markup, no colours, no wrapping.
 
@@ -231,9 +181,9 @@ def terminal_table(source: Analysis | Loaded, width: int | None = None) -> Text:
     stream = io.StringIO()
     console = Console(file=stream, width=width or max(shutil.get_terminal_size((120, 24)).columns, 100))
     scaling = tables.scaling(analysis.rows, analysis.loaded.kind, analysis.device)
-    console.print(_screen_table(scaling, ("num_envs_per_rank", "global_batch")))
+    console.print(screen_table(scaling, ("num_envs_per_rank", "global_batch")))
     if analysis.tuning:
-        console.print(_screen_table(tuning_table(analysis.tuning, analysis.device)))
+        console.print(screen_table(tuning_table(analysis.tuning, analysis.device)))
     console.print(
         Text("95 % intervals over repeats (second lines).")
         if any(known(r["speedup_low"]) for r in analysis.rows)

@@ -19,6 +19,7 @@ from paceline.bench.errors import RecordError
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from rich.table import Table as RichTable
 
 
 def environment() -> Environment:
@@ -79,11 +80,28 @@ def _write(path: Path, text: str) -> None:
         raise
 
 
+def screen_table(source: Table, without: Sequence[str] = (), title: str | None = None) -> RichTable:
+    """Return a table for a terminal: intervals on lines of their own, columns whose key is in ``without`` left out."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    kept = [column for column in source.columns if column.key not in without]
+    shown = RichTable(box=box.SIMPLE, pad_edge=False, title=title, title_justify="left", title_style="")
+    for column in kept:
+        shown.add_column(column.title, justify="right" if column.numeric else "left", no_wrap=column.numeric)
+    for row in source.rows:
+        cells = []
+        for column in kept:
+            bounds = column.interval(row)
+            cells.append(Text(column.text(row) + (f"\n{bounds}" if bounds else "")))
+        shown.add_row(*cells)
+    return shown
+
+
 def terminal(headline: str, details: Sequence[str], tables: Sequence[Table], notes: Sequence[str]) -> str:
     """Return tables and sentences as text for a terminal: no markup, no colours; on a wide enough one nothing wraps."""
-    from rich import box
     from rich.console import Console
-    from rich.table import Table as RichTable
     from rich.text import Text
 
     stream = io.StringIO()
@@ -92,16 +110,7 @@ def terminal(headline: str, details: Sequence[str], tables: Sequence[Table], not
     for line in details:
         console.print(Text(line), soft_wrap=True)
     for table in tables:
-        shown = RichTable(box=box.SIMPLE, pad_edge=False, title=table.title, title_justify="left", title_style="")
-        for column in table.columns:
-            shown.add_column(column.title, justify="right" if column.numeric else "left", no_wrap=column.numeric)
-        for row in table.rows:
-            cells = []
-            for column in table.columns:
-                bounds = column.interval(row)
-                cells.append(Text(column.text(row) + (f"\n{bounds}" if bounds else "")))
-            shown.add_row(*cells)
-        console.print(shown)
+        console.print(screen_table(table, title=table.title))
     for line in notes:
         console.print(Text(line), soft_wrap=True)
     return stream.getvalue()

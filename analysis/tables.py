@@ -253,3 +253,26 @@ def plain_text(text: str) -> str:
     for character in ("\\", "|", "`", "*", "_", "[", "]", "#"):
         text = text.replace(character, "\\" + character)
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+_LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\u2013": "--", "\u2014": "---", "\u2212": "$-$",
+          "\u00b5": r"$\mu$", "\u00d7": r"$\times$", "\u202f": r"\,"}  # fmt: skip
+
+
+def latex(table: Table) -> str:
+    """Return the table as LaTeX for the package booktabs; intervals stand in brackets."""
+
+    def text(value: str) -> str:
+        return "".join(_LATEX.get(character, character) for character in value)
+
+    align = "".join("r" if column.numeric else "l" for column in table.columns)
+    lines = [rf"\begin{{tabular}}{{{align}}}", r"\toprule"]
+    lines += [" & ".join(text(column.title) for column in table.columns) + r" \\", r"\midrule"]
+    for row in table.rows:
+        cells = []
+        for column in table.columns:
+            bounds = column.interval(row)
+            cells.append(text(column.text(row)) + (f" [{text(bounds)}]" if bounds else ""))
+        lines.append(" & ".join(cells) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])

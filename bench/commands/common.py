@@ -90,6 +90,7 @@ def finish(opened: OpenStudy, statuses: Sequence[CaseStatus]) -> int:
     0 if every case completed, 1 otherwise.
     """
     from paceline.bench.display import case_label, note
+    from paceline.bench.findings import complaints
 
     if opened.study.kind == "sweep":  # runs that did not complete are its results
         print_report(opened.directory.path)
@@ -101,6 +102,8 @@ def finish(opened: OpenStudy, statuses: Sequence[CaseStatus]) -> int:
             where = f" (log: {opened.directory.run(status.case.case_id, status.attempt).train_log})"
         detail = f": {note(status)}" if note(status) else ""
         print(f"{case_label(status)}: {status.state}{detail}{where}", file=sys.stderr)
+        for line in complaints(opened.directory.run(status.case.case_id, status.attempt)) if where else ():
+            print(f"    {line}", file=sys.stderr)
     if not any(status.done and status.case.kind != "warmup" for status in statuses):
         print("paceline: no run completed, so there is nothing to report", file=sys.stderr)
         return 1
@@ -120,8 +123,11 @@ def study_kind(folder: Path) -> str:
     return str(data.get("kind", "")) if isinstance(data, dict) else ""
 
 
-def print_report(folder: Path) -> None:
-    """Write the report of a study folder; print its table and, as the last line, the path of the page."""
+def print_report(folder: Path, reward: float | None = None) -> None:
+    """Write the report of a study folder; print its table and, as the last line, the path of the page.
+
+    ``reward`` is the reward that counts as reached, chosen if not given.
+    """
     from paceline.analysis import load, report
     from rich.console import Console
 
@@ -135,7 +141,7 @@ def print_report(folder: Path) -> None:
 
         report_gpus([folder])
         return None
-    analysis = report.Analysis(load.load_study(folder))
+    analysis = report.Analysis(load.load_study(folder), reward)
     page = report.write_analysis(analysis)
     screen = Console(highlight=False)
     if not screen.is_terminal:

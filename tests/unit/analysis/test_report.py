@@ -257,8 +257,11 @@ def test_figures_are_files_of_their_own(study: Path, tmp_path: Path) -> None:
     paths = write_figures(analysis, tmp_path / "figures", ("svg",))
     names = [path.name for path in paths]
     assert "speedup-0.svg" in names and "parts-1.svg" in names
-    for path in paths:
+    for path in paths[:-1]:
         text = path.read_text(encoding="utf-8")
         assert text.startswith("<svg") and "var(--" not in text
+    table = paths[-1].read_text(encoding="utf-8")
+    assert paths[-1].name == "scaling.tex" and table.count(r" \\") == 4 and r"Efficiency \%" in table
+    assert table.startswith(r"\begin{tabular}{rrrrrrrrrl}") and table.isascii()
     with pytest.raises(RecordError, match="no format 'bmp'; allowed are svg, pdf"):
         write_figures(analysis, tmp_path, ("bmp",))
