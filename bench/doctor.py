@@ -10,16 +10,17 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from paceline.bench import doctor_paths, doctor_slurm, findings, launch, render, snapshot
 from paceline.bench.cluster import Cluster
-from paceline.bench.errors import LaunchError, RecordError
+from paceline.bench.errors import LaunchError
 from paceline.bench.findings import Finding
 from paceline.bench.local import visible_gpus
 from paceline.bench.record import Case
-from paceline.bench.rundir import RunDir, StudyDir, read_json, write_json
+from paceline.bench.rundir import RunDir, StudyDir, write_json
 
 _CHECK_MIN = 10
 """Time limit of the job that checks nodes, in minutes."""
@@ -93,49 +94,37 @@ def check_case(cluster: Cluster, num_nodes: int, ranks_per_node: int | None) -> 
 
 
 def _run(cluster: Cluster, run: RunDir, say: Callable[[str], None]) -> list[Finding]:
-    command = ["bash", run.job_sh.name]
-    if cluster.scheduler == "slurm":
-        command = ["sbatch", "--wait", run.job_sh.name]
-        say("a job checks the nodes; it waits in the queue like any other (Ctrl-C cancels it)")
-    log = run.train_log
+    """Run the script, here or as a job, to its end; return what it found, and why it failed if that says nothing."""
+    code = _wait_for_job(run, say) if cluster.scheduler == "slurm" else _wait_for_script(run)
+    found = findings.of_run(run)
+    if code and not any(finding.state == "failure" for finding in found):
+        lines = run.train_log.read_text(errors="replace").splitlines() if run.train_log.exists() else []
+        errors = [line.partition("error: ")[2] for line in lines if "error: " in line]
+        text = errors[-1] if errors else f"ended with exit status {code}"
+        end = " | ".join(line for line in lines if line.strip())[-600:]
+        found.append(Finding(check="job", state="failure", text=text, fix=f"the end of its log: {end or 'empty'}"))
+    return found
+
+
+def _wait_for_script(run: RunDir) -> int:
+    with run.train_log.open("ab") as log:
+        command = ["bash", run.job_sh.name]
+        return subprocess.run(
+            command, cwd=run.path, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False
+        ).returncode
+
+
+def _wait_for_job(run: RunDir, say: Callable[[str], None]) -> int:
+    from paceline.bench import slurm
+
+    job = slurm.executor(run.path).submit_script(run).job_id
+    say(f"job {job} checks the nodes; it waits in the queue like any other (Ctrl-C cancels it)")
     try:
-        with log.open("ab") as stream:
-            process = subprocess.Popen(command, cwd=run.path, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
-            try:
-                code = process.wait()
-            except BaseException:
-                if cluster.scheduler == "slurm":
-                    subprocess.run(["scancel", f"--name=paceline-{run.case_id}", "--me"], check=False)
-                process.terminate()
-                raise
-    except FileNotFoundError as error:
-        raise LaunchError(f"{command[0]} is not on PATH: this is no Slurm login node") from error
-    found = read_findings(run)
-    if code:
-        lines = [line for line in log.read_text(errors="replace").splitlines() if "error: " in line]
-        if lines and not any(finding.state == "failure" for finding in found):
-            text = lines[-1].partition("error: ")[2]
-            found.append(Finding(check="job", state="failure", text=text, fix=_log_end(log)))
-        elif not found:
-            found.append(
-                Finding(check="job", state="failure", text=f"ended with exit status {code}", fix=_log_end(log))
-            )
-    return found
-
-
-def read_findings(run: RunDir) -> list[Finding]:
-    """Return what the check of the nodes found in a run, in the order of nodes; empty if none was made."""
-    found: list[Finding] = []
-    for path in run.doctor_files():
-        try:
-            data = read_json(path)
-        except (OSError, RecordError):
-            continue
-        if isinstance(data.get("findings"), list):
-            found += findings.from_json(data["findings"], data.get("node"))
-    return found
-
-
-def _log_end(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return "the end of its log: " + " | ".join(lines[-4:-1] or lines)[-600:]
+        while True:
+            state = slurm.job_states([job])[job]["State"].split()[0]
+            if state not in slurm.MAY_CHANGE:
+                return 0 if state == "COMPLETED" else 1
+            time.sleep(1)
+    except BaseException:
+        slurm.cancel([job])
+        raise

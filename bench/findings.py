@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from paceline.bench.errors import RecordError
+from paceline.bench.rundir import RunDir, read_json
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -43,6 +46,29 @@ def from_json(rows: Iterable[Mapping[str, Any]], node: str | None = None) -> lis
             node=row.get("node") or node,
         )
         for row in rows
+    ]
+
+
+def of_run(run: RunDir) -> list[Finding]:
+    """Return what the check of its nodes found before a run trained: each node, then all of them."""
+    found: list[Finding] = []
+    for path in sorted(run.doctor_files(), key=lambda path: path == run.doctor_json("allreduce")):
+        try:
+            data = read_json(path)
+        except (OSError, RecordError):
+            continue
+        if isinstance(data.get("findings"), list):
+            found += from_json([row for row in data["findings"] if isinstance(row, dict)], data.get("node"))
+    return found
+
+
+def complaints(run: RunDir) -> list[str]:
+    """Return one line for each warning and failure of a run's node check, failures first, with what to do."""
+    found = [finding for finding in of_run(run) if finding.state != "ok"]
+    return [
+        f"{finding.state} on {finding.node or 'its node'}: {finding.check}: {finding.text}"
+        + (f" → {finding.fix}" if finding.fix else "")
+        for finding in sorted(found, key=lambda finding: finding.state)
     ]
 
 

@@ -26,7 +26,7 @@ from typing import Any
 SCHEMA = "paceline.image/1"
 PACKAGES = ("isaaclab", "isaacsim", "newton", "warp-lang", "mujoco-warp", "ovphysx", "torch", "rsl-rl-lib", "rl-games",
             "skrl", "nvtx", "nvidia-ml-py", "psutil", "numpy")  # fmt: skip
-MODULES = ("torch", "isaaclab", "rsl_rl", "rl_games", "nvtx", "pynvml", "psutil")
+MODULES = ("torch", "isaaclab", "rsl_rl.runners", "rl_games.torch_runner", "nvtx", "pynvml", "psutil")
 # Folders that Isaac Sim and Isaac Lab write to, whoever runs them; in a read-only image jobs bind over them.
 WRITTEN = ("/isaac-sim/kit/cache", "/isaac-sim/kit/data", "/isaac-sim/kit/logs", "/workspace/isaaclab/logs",
            "/workspace/isaaclab/data_storage", "/var/cache/hub")  # fmt: skip
@@ -79,6 +79,7 @@ def _wanted_modules(found: dict[str, Any]) -> list[str]:
 
 
 def _import(name: str) -> str | None:
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # as the job script has it: rsl_rl, in an image without git
     try:
         importlib.import_module(name)
     except BaseException as error:  # a library may well call sys.exit while it is imported

@@ -38,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
     found = list(doctor.examine(cluster))
     text = args.format == "text"
     screen = Console(highlight=False)
+    if not screen.is_terminal:
+        screen.width = 160  # in a log or a pipe lines are not broken
     if text:
         findings.show(screen, found, f"{cluster.name}: before anything is queued")
     if args.on_node:

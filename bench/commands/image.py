@@ -103,6 +103,8 @@ def _check(args: argparse.Namespace) -> int:
         print(json.dumps({**found, "findings": [finding.to_json() for finding in judged]}, indent=1))
         return findings.exit_code(judged)
     screen = Console(highlight=False)
+    if not screen.is_terminal:
+        screen.width = 160  # in a log or a pipe lines are not broken
     findings.show(screen, judged, f"{args.image} ({found['runtime']})")
     ours = {
         name: value for name, value in found["labels"].items() if name.startswith(("paceline.", "org.opencontainers."))

@@ -143,6 +143,7 @@ on_nodes bash -c '{ mkdir -m 700 -- "$1" 2>/dev/null || { [ -d "$1" ] && [ ! -L 
     mkdir -p -- "$1/home"' bash "$NODE_DIR" || fail "this folder cannot be made on every node: $NODE_DIR"
 export PACELINE_NODE_DIR="$NODE_DIR" PACELINE_WARM_DIR="$CACHE_DIR/warm"
 export PYTHONNOUSERSITE=1 # packages in the user's own ~/.local are none of the image's
+export GIT_PYTHON_REFRESH="${GIT_PYTHON_REFRESH:-quiet}" # rsl_rl imports GitPython, and images often have no git
 if [ "$(id -u)" = 0 ]; then export OMNI_KIT_ALLOW_ROOT=1; fi
 mounts=() # SOURCE:TARGET, for folders that the image writes to; known once it was asked
 made=()   # their sources
