@@ -54,8 +54,9 @@ def run(args: argparse.Namespace) -> int:
         for case in cases
     ]
     widths = [max(len(str(row[i])) for row in (head, *rows)) for i in range(len(head))]
-    for row in (head, *rows):
-        print("  ".join(f"{value!s:>{width}}" for value, width in zip(row, widths, strict=True)))
+    levers = ["  ".join(f"{name}={value}" for name, value in case.levers) for case in cases]
+    for row, own in zip((head, *rows), ("levers" if any(levers) else "", *levers), strict=True):
+        print("  ".join([f"{value!s:>{width}}" for value, width in zip(row, widths, strict=True)] + [own] * bool(own)))
     print(
         f"{len(cases)} jobs, at most {plan.node_hours:.2f} node hours and {plan.gpu_hours:.2f} GPU hours "
         f"(each job may use its whole time limit); study folder: {launch.default_folder(study, cluster)}"
