@@ -183,7 +183,8 @@ def terminal_table(source: Analysis | Loaded, width: int | None = None) -> Text:
     scaling = tables.scaling(analysis.rows, analysis.loaded.kind, analysis.device)
     console.print(screen_table(scaling, ("num_envs_per_rank", "global_batch")))
     if analysis.tuning:
-        console.print(screen_table(tuning_table(analysis.tuning, analysis.device)))
+        beside = ("baseline_total_fps", "reward_seed_noise")  # on page and in tuning.md
+        console.print(screen_table(tuning_table(analysis.tuning, analysis.device), beside))
     console.print(
         Text("95 % intervals over repeats (second lines).")
         if any(known(r["speedup_low"]) for r in analysis.rows)

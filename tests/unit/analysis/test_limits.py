@@ -25,7 +25,7 @@ def block(world_size: int, fixed: dict[str, float], divided: dict[str, float], n
     communication = np.full(shape, 0.01 if world_size > 1 else 0.0)
     roll_out = get["physics"] + get["environment"] + get["inference"] + get["rest"]
     update = get["update"] + communication
-    index = np.arange(ITERATIONS)
+    index = np.arange(ITERATIONS, dtype=np.float64)
     start = np.cumsum(roll_out + update + 0.002, axis=1)
     return RunArrays(
         run=0,
