@@ -17,6 +17,10 @@ THROTTLE_LIMIT_PCT = 5.0
 """Share of samples with a throttle reason above which a run is flagged."""
 WARMUP_LIMIT = 0.01
 """Relative change of the mean iteration time by which a transient counts."""
+_COOL = "Check cooling and power limit of that node; repeat the run elsewhere and leave this one out of fits."
+_POWER_LIMIT = (
+    "A GPU at its power limit is in its normal state under load: state the limit; compare runs at the same one."
+)
 _NO = re.compile(r"\s*(?:no|false|0|invalid|n)\s*", re.IGNORECASE)
 _YES = re.compile(r"\s*(?:yes|true|1|y|nsys.*|ncu.*|kineto.*|torch.*)\s*", re.IGNORECASE)
 _DROPPED = re.compile(
@@ -61,10 +65,7 @@ def throttled(table: Table) -> Iterator[Finding]:
                 severity="warn",
                 rows=(table.rows[i],),
                 message=f"marked as throttled ({word}){_at(table, i)}",
-                advice=(
-                    "Check cooling and power limit of that node; repeat the run elsewhere and leave this one out of "
-                    "fits."
-                ),
+                advice=_advice(word),
             )
     for i in np.flatnonzero(np.nan_to_num(share) > THROTTLE_LIMIT_PCT).tolist():
         reason = words[i]
@@ -73,10 +74,12 @@ def throttled(table: Table) -> Iterator[Finding]:
             severity="warn",
             rows=(table.rows[i],),
             message=f"{share[i]:.0f} % of samples throttled{f' ({reason})' if reason else ''}{_at(table, i)}",
-            advice=(
-                "Check cooling and power limit of that node; repeat the run elsewhere and leave this one out of fits."
-            ),
+            advice=_advice(reason),
         )
+
+
+def _advice(reasons: str) -> str:
+    return _POWER_LIMIT if reasons.strip().lower() == "sw_power_cap" else _COOL
 
 
 def foreign(table: Table) -> Iterator[Finding]:

@@ -118,6 +118,7 @@ def _row(loaded: Loaded, number: int, summary: dict[str, Any]) -> dict[str, Any]
     row |= {"gpu": _all_ranks(headers, "device", "name"), "driver": _all_ranks(headers, "device", "driver_version")}
     row |= {"cpu": _all_ranks(headers, "cpu", "model"), "cpu_cores": _all_ranks(headers, "cpu", "logical_cores")}
     row["node"] = _all_ranks(headers, "node")
+    row["profiled"] = _all_ranks(headers, "profiler")
     for name, keys in _VERSIONS.items():
         row[name] = " ".join(text for key in keys if (text := _all_ranks(headers, "versions", key)))
     invalid = loaded.extras.get(number, {}).get("invalid_physics")

@@ -264,9 +264,11 @@ def test_throttled(check: Callable[..., dict[str, list[Finding]]]) -> None:
     text = "gpus,num_envs,fps,throttled_pct,throttle_reason\n1,64,9001,0,\n2,64,16001,{0},sw_power_cap\n"
     found = check(text.format(31))["F-THROTTLE"][0]
     assert found.message == "31 % of samples throttled (sw_power_cap) at N=2" and found.rows == (2,)
+    assert "normal state under load" in found.advice and found.severity == "warn"
     assert "F-THROTTLE" not in check(text.format(2))
     words = "gpus,num_envs,fps,throttled\n1,64,9001,no\n2,64,16001,{0}\n"
     assert check(words.format("sw_thermal_slowdown"))["F-THROTTLE"][0].rows == (2,)
+    assert "Check cooling" in check(words.format("sw_thermal_slowdown"))["F-THROTTLE"][0].advice
     assert "F-THROTTLE" not in check(words.format("no"))
 
 

@@ -121,6 +121,13 @@ def test_the_trainer_is_believed_before_the_plan(write: Any) -> None:
     assert found.severity == "error" and "declared strong (the study), but frames per iteration go" in found.message
 
 
+def test_a_profiled_run_gives_no_headline_number(write: Any) -> None:
+    _, folder = write()
+    edit_headers(folder, 4, lambda header: header.update(profiler="nsys"))
+    (found,) = findings(folder)["F-PROFILED"]
+    assert found.severity == "error" and len(found.rows) == 3 and "measured under nsys" in found.message
+
+
 def test_warm_up_inside_the_window(write: Any) -> None:
     _, folder = write(true_warmup=30, warmup_iterations=2)
     found = findings(folder)["F-WARMUP"]
