@@ -101,13 +101,11 @@ def publish(folder: Path, warm: Path) -> int:
         name = path.relative_to(folder).as_posix()
         if name.partition("/")[0] in kept:
             continue
+        target = warm / "files" / name
+        if name in manifest and _intact(target, manifest[name]):
+            continue  # whichever came first is as good
         content = path.read_bytes()
         entry = [len(content), hashlib.sha256(content).hexdigest()]
-        target = warm / "files" / name
-        if manifest.get(name) == entry and target.is_file() and target.stat().st_size == entry[0]:
-            continue
-        if name in manifest and _intact(target, manifest[name]):
-            continue  # of the same name and not the same: whichever came first is as good
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".new-")
         with os.fdopen(descriptor, "wb") as stream:
