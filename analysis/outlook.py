@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from paceline.analysis.campaign import Joined
+from paceline.analysis.campaign import Floats, Joined
 from paceline.analysis.stats import t_quantile
 
 _RECENT = 500
 _BLOCKS = 10
 _FEWEST = 20
+_SHOWN = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,3 +72,28 @@ def _further_starts_s(joined: Joined, left_s: float) -> float:
     cost = float(np.median([start.rows[0][3] for start in began]))
     mean_length = float(np.mean([start.trained_s for start in began[:-1]]))
     return cost * (left_s / mean_length) if mean_length > 0 else 0.0
+
+
+def newest(values: Floats) -> float | None:
+    """Return the newest known value among the last 20, None if there is none."""
+    known = values[-_SHOWN:]
+    known = known[np.isfinite(known)]
+    return float(known[-1]) if len(known) else None
+
+
+def median_of_newest(values: Floats) -> float | None:
+    """Return the median of the last 20 known values, None if there is none."""
+    known = values[np.isfinite(values)][-_SHOWN:]
+    return float(np.median(known)) if len(known) else None
+
+
+def sparkline(values: Floats, width: int = 40) -> str:
+    """Return a curve of a line's height, from the first value to the last; empty with fewer than two."""
+    known = values[np.isfinite(values)]
+    if len(known) < 2:
+        return ""
+    means = [float(block.mean()) for block in np.array_split(known, min(width, len(known)))]
+    low, high = min(means), max(means)
+    if high <= low:
+        return "▁" * len(means)
+    return "".join("▁▂▃▄▅▆▇█"[min(7, int(8 * (value - low) / (high - low)))] for value in means)

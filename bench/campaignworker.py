@@ -6,7 +6,9 @@ goes to ``trainer/`` of the campaign, the same for all starts, so that TensorBoa
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
 import os
 import sys
 from typing import Any
@@ -29,6 +31,8 @@ def work(run: RunDir, case: Case, applied: Any = None) -> int:
     rank, _, _ = rank_of_environment()
     folder.trainer.mkdir(exist_ok=True)
     os.chdir(folder.trainer)
+    if campaign.wandb_project is not None:
+        _join_wandb(folder)
     segment = segments.take(folder, campaign, run, case, rank)
     if rank == 0:
         _tell(segment)
@@ -60,6 +64,15 @@ def _arguments(case: Case, campaign: Campaign, segment: Segment) -> list[str]:
     if campaign.wandb_project is not None:
         arguments += resume.wandb(campaign.wandb_project, os.environ.get("WANDB_ENTITY"))
     return [*arguments, *case.overrides]
+
+
+def _join_wandb(folder: CampaignDir) -> None:
+    """Let all starts be one run of Weights & Biases; LaunchError if it is not installed."""
+    if importlib.util.find_spec("wandb") is None:
+        raise LaunchError("the preset asks for wandb, which is not installed in the jobs' Python")
+    digest = hashlib.sha256(str(folder.path).encode()).hexdigest()[:16]
+    os.environ.setdefault("WANDB_RUN_ID", f"paceline-{digest}")
+    os.environ.setdefault("WANDB_RESUME", "allow")
 
 
 def _network_mismatch(error: BaseException, segment: Segment) -> LaunchError | None:

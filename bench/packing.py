@@ -183,7 +183,8 @@ class Packer:
             self._waiting.append((job.cell, job.attempt + 1))
             return "memory"
         if job.attempt < _TRIES:
-            self._say(f"{job.cell.name}: {outcome.get('error') or f'ended with exit status {code}'}; once more")
+            reason = outcome.get("error") or _last_error(text) or f"ended with exit status {code}"
+            self._say(f"{job.cell.name}: {reason}; once more")
             self._waiting.append((job.cell, job.attempt + 1))
             return "crash"
         self._say(f"{job.cell.name}: failed {_TRIES} times (log: {job.log})")
@@ -280,6 +281,12 @@ def host_memory_free() -> int:
         if limit != "max":
             free = min(free, int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
     return max(0, free)
+
+
+def _last_error(text: str) -> str | None:
+    """Return the last line of a log that names an error."""
+    lines = [line.strip() for line in text.splitlines() if re.match(r"\s*[\w.]*(Error|Exception)\b", line)]
+    return lines[-1][:200] if lines else None
 
 
 def _tail(path: Path, size: int = 65536) -> str:

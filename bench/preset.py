@@ -166,6 +166,8 @@ class Preset(FileModel):
             raise ValueError(f"world_size {self.world_size} does not divide by num_nodes {self.num_nodes}")
         if self.alerts.short_episode_s is not None and self.alerts.step_s is None:
             raise ValueError("alerts.short_episode_s needs alerts.step_s, the simulated time of one environment step")
+        if self.wandb is not None and self.trainer == "rl_games" and self.wandb.entity is None:
+            raise ValueError("wandb.entity is missing; Isaac Lab's rl_games needs it")
         for key in self.settings():
             if not all(part.replace("-", "_").isidentifier() or part.isdigit() for part in key.split(".")):
                 raise ValueError(f"{key}: is not a setting's name")

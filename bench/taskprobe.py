@@ -5,7 +5,7 @@
 The question names ``task``, ``trainer``, ``physics`` and ``settings`` (dotted key, such as
 ``env.rewards.feet_air_time.weight``, to value). The answer has ``errors`` (``key``, ``message``, ``near``), the
 ``defaults`` of all keys that exist, and what the agent is with the settings applied: ``agent`` (horizon, minibatches,
-epochs) and ``networks`` (widths of the hidden layers).
+epochs) and ``networks`` (widths of the hidden layers). A list of questions gets a list of answers.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def main() -> int:
     """Read the question, print the answer."""
     question = json.load(sys.stdin)
     with _quiet():
-        found = answer(question)
+        found = [answer(one) for one in question] if isinstance(question, list) else answer(question)
     json.dump(found, sys.stdout)
     return 0
 

@@ -124,24 +124,24 @@ class View:
         return [gpu for path in files for gpu in newest_sample(path).get("gpus", [])]
 
     def _line(self, joined: Joined, starts: Sequence[Start]) -> str:
-        from paceline.analysis.outlook import outlook
+        from paceline.analysis import outlook as pace
 
         parts = [f"{self._opened.campaign.name}: {_state(starts)}"]
         parts.append(f"iteration {joined.done} of {_goal(joined)}")
-        ahead = outlook(joined)
+        ahead = pace.outlook(joined)
         if ahead is not None and any(start.state == "running" for start in starts):
             parts.append(f"about {_duration(ahead.left_s)} left")
         for name, values in (("reward", joined.reward), ("episode length", joined.episode_length)):
-            if (value := _last(values)) is not None:
+            if (value := pace.newest(values)) is not None:
                 parts.append(f"{name} {value:.4g}")
-        if (fps := _median_last(joined.fps)) is not None:
+        if (fps := pace.median_of_newest(joined.fps)) is not None:
             parts.append(f"{fps:,.0f} steps/s")
         if joined.goal is not None:
             parts.append(f"goal reached: {joined.goal}")
         return ", ".join(parts)
 
     def _page(self, joined: Joined, starts: Sequence[Start], alerts: Sequence[Alert]) -> list[Any]:
-        from paceline.analysis.outlook import outlook
+        from paceline.analysis import outlook as pace
 
         opened = self._opened
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
@@ -156,7 +156,7 @@ class View:
         goal = _goal_iterations(joined)
         share = f" ({100 * joined.done / goal:.1f} %)" if goal < 10_000_000 else ""
         table.add_row("progress", Text(f"{joined.done:,} of {_goal(joined)}{share}  ") + _bar(joined.done / goal))
-        ahead = outlook(joined)
+        ahead = pace.outlook(joined)
         if ahead is not None:
             table.add_row(
                 "left",
@@ -174,9 +174,9 @@ class View:
             ("learning rate", joined.learning_rate),
             *((f"loss {name}", values) for name, values in joined.losses.items()),
         ):
-            if (value := _last(values)) is not None:
-                table.add_row(name, Text(f"{value:<12.5g}") + Text(_spark(values), style="cyan"))
-        if (fps := _median_last(joined.fps)) is not None:
+            if (value := pace.newest(values)) is not None:
+                table.add_row(name, Text(f"{value:<12.5g}") + Text(pace.sparkline(values), style="cyan"))
+        if (fps := pace.median_of_newest(joined.fps)) is not None:
             expected = joined.campaign.expected_fps
             table.add_row(
                 "throughput",
@@ -229,35 +229,6 @@ def _goal(joined: Joined) -> str:
 def _bar(share: float, width: int = 24) -> Text:
     filled = round(width * min(1.0, share))
     return Text("━" * filled, style="cyan") + Text("━" * (width - filled), style="bright_black")
-
-
-def _spark(values: Any, width: int = 40) -> str:
-    """Return a curve of a line's height, from the first value to the last."""
-    import numpy as np
-
-    known = values[np.isfinite(values)]
-    if len(known) < 2:
-        return ""
-    means = [float(block.mean()) for block in np.array_split(known, min(width, len(known)))]
-    low, high = min(means), max(means)
-    if high <= low:
-        return "▁" * len(means)
-    return "".join("▁▂▃▄▅▆▇█"[min(7, int(8 * (value - low) / (high - low)))] for value in means)
-
-
-def _last(values: Any) -> float | None:
-    import numpy as np
-
-    known = values[-20:]
-    known = known[np.isfinite(known)]
-    return float(known[-1]) if len(known) else None
-
-
-def _median_last(values: Any) -> float | None:
-    import numpy as np
-
-    known = values[np.isfinite(values)][-20:]
-    return float(np.median(known)) if len(known) else None
 
 
 def _size(count: float) -> str:

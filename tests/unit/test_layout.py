@@ -64,6 +64,8 @@ INSIDE_FUNCTIONS = {
     # bench.taskprobe reads a task's configuration; metrics are optional.
     "paceline.bench.taskprobe": {"isaaclab_tasks", "gymnasium", "isaaclab_rl"},
     "paceline.bench.metrics": {"prometheus_client"},
+    # bench.evalworker runs Isaac Lab's play benchmark.
+    "paceline.bench.evalworker": {"isaaclab", "warp"},
 }
 
 

@@ -103,6 +103,7 @@ def test_overrides_are_written_for_hydra(value: object, text: str) -> None:
         ("alerts: {short_episode_s: 3}\n", {}, "needs alerts.step_s"),
         ("world_size: 3\n", {}, "num_envs 64 does not divide by world_size 3"),
         ("trainer: skrl\n", {}, "'rsl_rl' or 'rl_games'"),
+        ("trainer: rl_games\nwandb: {project: p}\n", {}, "wandb.entity is missing"),
         ("rewards: {'a b': 3}\n", {}, "is not a setting's name"),
         ("", {"iterations": "0"}, "--set iterations: iterations: must be at least 1"),
         ("", {"iterations": ""}, "the value is empty"),
