@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -184,22 +185,25 @@ def buildah(require: Callable[[str], None], base: Path, scratch: Path) -> Iterat
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONTAINERS_STORAGE_CONF", str(settings))
         patch.setenv("BUILDAH_ISOLATION", "chroot")  # as root without all capabilities, other kinds cannot start
-        yield make_base(base, "localhost/base")
+        yield make_image("scratch", "localhost/base", folder=base)
         subprocess.run(["buildah", "rm", "--all"], capture_output=True, check=False)
 
 
-def make_base(folder: Path, name: str, **files: str) -> str:
-    """Make an image of a folder, with further executable files given by path, and return its name."""
+def make_image(parent: str, name: str, folder: Path | None = None, files: dict[str, str] | None = None) -> str:
+    """Make an image of another with a folder's content and executable files added, and return its name."""
 
     def call(*words: str | Path) -> str:
         return subprocess.run(["buildah", *words], capture_output=True, text=True, check=True).stdout.strip()
 
-    container = call("from", "scratch")
-    call("copy", container, folder, "/")
-    for path, text in files.items():
-        (folder.parent / "extra").write_text(text)
-        call("copy", "--chmod", "755", container, folder.parent / "extra", path)
-    call("commit", "--rm", container, name)
+    container = call("from", parent)
+    if folder is not None:
+        call("copy", container, folder, "/")
+    for path, text in (files or {}).items():
+        with tempfile.NamedTemporaryFile("w") as stream:
+            stream.write(text)
+            stream.flush()
+            call("copy", "--chmod", "755", container, stream.name, path)
+    call("commit", "--quiet", "--rm", container, name)
     return name
 
 
@@ -275,7 +279,7 @@ asset_root: /isaac-sim/assets
 
 
 def test_dockerfile_of_2_3_is_built_and_its_folders_are_bound(
-    buildah: str, base: Path, apptainer: Path, repository: Path, scratch: Path, paceline: Path
+    buildah: str, apptainer: Path, repository: Path, scratch: Path, paceline: Path
 ) -> None:
     # Isaac Sim's layout, and no Isaac Sim.
     files = {
@@ -283,7 +287,7 @@ def test_dockerfile_of_2_3_is_built_and_its_folders_are_bound(
         "/workspace/isaaclab/scripts/empty": "",
         "/isaac-sim/assets/Isaac/empty": "",
     }
-    name = make_base(base, "localhost/isaac-lab:2.3.2", **files)
+    name = make_image(buildah, "localhost/isaac-lab:2.3.2", files=files)
     checkout = context(repository, scratch / "checkout 2.3")
     recipe = checkout / "containers" / "isaaclab-2.3"
     image.run_build(image.build_command(recipe, "buildah", "localhost/isaaclab-2.3", {"BASE_IMAGE": name}), checkout)

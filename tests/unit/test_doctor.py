@@ -8,12 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paceline.bench import doctor, doctor_paths, doctor_slurm, findings, image, imagecheck, nodecheck, nodecheck_gpu
+from paceline.bench import (
+    doctor,
+    doctor_paths,
+    doctor_slurm,
+    findings,
+    image,
+    imagecheck,
+    imageprobe,
+    nodecheck,
+    nodecheck_gpu,
+)
 from paceline.bench.cluster import Cluster
 from paceline.bench.errors import ClusterError, LaunchError
 from paceline.bench.findings import Finding
 from paceline.bench.imageprobe import labels, probe
 from paceline.bench.rundir import RunDir, StudyDir, write_json
+from paceline.profiling import nsys
 from rich.console import Console
 
 from tests.job_scene import case as make_case
@@ -275,7 +286,7 @@ def test_gpu_masks(
     monkeypatch: pytest.MonkeyPatch, mask: str | None, present: list[dict[str, str]], state: str, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(nodecheck_gpu, "_listed", lambda: present)
-    monkeypatch.setattr(nodecheck_gpu.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
     if mask is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
@@ -287,8 +298,8 @@ def test_gpu_masks(
 @pytest.mark.parametrize(("cuda", "state"), [("12.8", "ok"), ("13.0", "failure"), (None, "failure")])
 def test_driver_against_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: str | None, state: str) -> None:
     monkeypatch.setattr(nodecheck_gpu, "_listed", lambda: GPUS)
-    monkeypatch.setattr(nodecheck_gpu.imageprobe, "probe", lambda: {"torch_cuda": cuda})
-    monkeypatch.setattr(nodecheck_gpu.nsys, "find", lambda: None)
+    monkeypatch.setattr(imageprobe, "probe", lambda: {"torch_cuda": cuda})
+    monkeypatch.setattr(nsys, "find", lambda: None)
     assert [row[1] for row in nodecheck_gpu.driver(RunDir(tmp_path), make_case(2, device="cuda"))] == [state]
 
 
