@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from paceline.analysis import charts, chartseries, series, tables
+from paceline.analysis import charts, chartseries, rank_phases, series, tables
 from paceline.analysis.bundle import javascript
 from paceline.analysis.checks import RULES
 from paceline.analysis.reportfiles import environment, for_script, read_template
@@ -180,6 +180,7 @@ def _tables(analysis: Analysis) -> dict[str, tables.Table]:
         tables.parts(rows, device),
         tables.losses(rows, device),
         tables.between_ranks(rows, device),
+        rank_phases.table(analysis.phases, device),
         tables.serial([row for row in rows if known(row["serial_fraction"])], analysis.loaded.kind, device),
         tables.laws(analysis.laws),
         tables.learning(rows, analysis.loaded.kind, device, analysis.target.threshold),

@@ -16,6 +16,8 @@ from paceline.analysis.lawtable import LAW_COLUMNS, LAWS, law_rows, shown_laws
 from paceline.analysis.learning import Target
 from paceline.analysis.load import Loaded, load_study
 from paceline.analysis.provenance import provenance
+from paceline.analysis.rank_phases import COLUMNS as PHASE_COLUMNS
+from paceline.analysis.rank_phases import rank_phases
 from paceline.analysis.reportfiles import csv_text, screen_table, write_files
 from paceline.analysis.runrows import RUN_COLUMNS, label, missing_rows, plain, run_rows
 from paceline.analysis.scaling import scaling_table, study_target
@@ -51,6 +53,7 @@ class Analysis:
         self.target: Target = study_target(loaded, self.summaries, self.arrays, reward)
         self.rows: list[dict[str, Any]] = [plain(row) for row in self.scaling.to_dict("records")]
         self.runs: list[dict[str, Any]] = run_rows(loaded, self.summaries)
+        self.phases: list[dict[str, int | float]] = rank_phases(loaded, self.summaries, self.arrays)
         self.missing: list[dict[str, Any]] = missing_rows(loaded)
         self.device: str = _device(loaded)
         self.findings: list[Finding] = check_table(study_table(loaded, self.arrays, self.summaries))
@@ -78,6 +81,7 @@ class Analysis:
             "verdict": {"tone": shown.tone, "headline": shown.headline, "details": list(shown.details)},
             "findings": [finding.to_json() for finding in self.findings],
             "scaling": self.rows,
+            "phases": self.phases,
             "laws": self.laws,
             "tuning": [result.row() for result in self.tuning],
             "reward_target": self.target.to_json(),
@@ -111,6 +115,7 @@ def write_analysis(analysis: Analysis) -> Path:
     files = {
         "scaling.csv": csv_text(analysis.rows, list(analysis.scaling.columns)),
         "runs.csv": csv_text([*analysis.runs, *analysis.missing], RUN_COLUMNS),
+        "phases.csv": csv_text(analysis.phases, PHASE_COLUMNS),
         "laws.csv": csv_text(analysis.laws, LAW_COLUMNS),
         "findings.csv": csv_text([tables.finding_row(finding) for finding in analysis.findings], FINDING_COLUMNS),
         "report.json": json.dumps(analysis.data, indent=1, allow_nan=False, default=str) + "\n",
