@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from paceline.analysis.laws import fit
 from paceline.analysis.load import CASE_COLUMNS, Loaded, load_study
 from paceline.analysis.samplefile import SAMPLE_COLUMNS
 from paceline.analysis.scaling import CONTRACT_COLUMNS, scaling_table
@@ -95,8 +96,17 @@ def coverage(studies: int, repeats: int) -> dict[str, float]:
     rng = np.random.default_rng(repeats)
     hits = {"total_fps": 0, "speedup": 0, "efficiency": 0}
     points = dict.fromkeys(hits, 0)
+    fractions = 0
     for _ in range(studies):
-        for row in records(scaling_table(simulate(recipe, rng))):
+        loaded = simulate(recipe, rng)
+        arrays = run_arrays(loaded)
+        summaries = summarise(loaded, arrays)
+        sizes = loaded.runs["world_size"].reindex(summaries.index)
+        repeats_of = [summaries["total_fps"][sizes == size].to_numpy(dtype=float) for size in recipe.world_sizes]
+        law = fit("amdahl", list(recipe.world_sizes), [float(np.median(r)) for r in repeats_of], repeats_of)
+        low, high = law.intervals["s"]
+        fractions += low <= recipe.serial_fraction <= high
+        for row in records(scaling_table(loaded, summaries, arrays)):
             size = int(row["world_size"])
             for name in hits:
                 if name != "total_fps" and size == 1:
@@ -104,7 +114,7 @@ def coverage(studies: int, repeats: int) -> dict[str, float]:
                 exact = getattr(truth, name)[size]
                 hits[name] += row[f"{name}_low"] <= exact <= row[f"{name}_high"]
                 points[name] += 1
-    return {name: hits[name] / points[name] for name in hits}
+    return {"amdahl": fractions / studies, **{name: hits[name] / points[name] for name in hits}}
 
 
 def test_coverage_of_studies() -> None:
