@@ -53,7 +53,7 @@ class Entry:
     note: str = ""
     """What to make of it: Markdown."""
     published: tuple[Mapping[str, Any], ...] = ()
-    """Published points to stand beside: ``what``, ``world_size``, ``efficiency``, ``source``."""
+    """Published tables to stand beside: ``what`` it is, ``file``, and the file's ``path``."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,12 @@ def read_manifest(path: Path) -> tuple[list[Entry], str]:
         if missing or unknown:
             problem = f"{missing[0]} is missing" if missing else f"unknown key {unknown[0]!r}"
             raise RecordError(f"{where}: {problem} (keys: {', '.join((*_KEYS, *_OPTIONAL))})")
-        values = {key: value if key == "published" else str(value) for key, value in values.items()}
-        entries.append(Entry(**values | {"published": tuple(values.get("published") or ())}))
+        published = values.get("published") or []
+        if not all(isinstance(table, dict) and {"what", "file"} == set(table) for table in published):
+            raise RecordError(f"{where}: published: expected a list of what and file")
+        tables = tuple({**table, "path": path.parents[1] / table["file"]} for table in published)
+        texts = {key: str(value) for key, value in values.items() if key != "published"}
+        entries.append(Entry(**texts, published=tables))
     names = [entry.name for entry in entries]
     twice = {name for name in names if names.count(name) > 1 or not re.fullmatch(r"[a-z0-9_]+", name)}
     if twice:

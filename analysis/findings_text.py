@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paceline.analysis.curves import curves
+from paceline.analysis.ingest import read_any
 from paceline.analysis.limits import Limits, limits
 from paceline.analysis.tables import Column, Table, losses, markdown, scaling
 from paceline.analysis.tuning_report import METHOD, tuning_table
-from paceline.analysis.units import interval, known, ranks, show
+from paceline.analysis.units import known, ranks, show
+from paceline.bench.errors import RecordError
 
 if TYPE_CHECKING:
     from paceline.analysis.findings import Entry
@@ -72,7 +76,7 @@ def section(entry: Entry, analysis: Analysis, figures: Mapping[str, str]) -> str
         parts += [markdown(tuning_table(analysis.tuning, device)), METHOD]
     else:
         table = markdown(scaling(analysis.rows, analysis.loaded.kind, device))
-        parts += [table, *_published(entry, analysis)]
+        parts += [table, _published(entry, analysis)]
         parts += [_figure(name, key) for name, key in figures.items()]
         parts += ["Points of efficiency lost, by part (they sum to the loss):", markdown(losses(analysis.rows, device))]
         found = limits_of(analysis) if analysis.loaded.kind == "strong" else None
@@ -145,22 +149,35 @@ def _figure(name: str, key: str) -> str:
     return f"![{name.replace('-', ', ').replace('_', ' ')}]({path}.svg) <!-- {key} -->"
 
 
-def _published(entry: Entry, analysis: Analysis) -> list[str]:
-    """Return the published points as a table, beside the measured efficiency of the same size, if any."""
+def _published(entry: Entry, analysis: Analysis) -> str:
+    """Return published efficiencies beside the measured ones, one column per table, '' if the manifest names none."""
     if not entry.published:
-        return []
-    measured = {row["world_size"]: row for row in analysis.rows}
-    lines = ["Published points to compare with:", "", "| Published | GPUs | Efficiency % | Here % | Source |"]
-    lines.append("|---|---:|---:|---:|---|")
-    for point in entry.published:
-        row = measured.get(point["world_size"], {})
-        here = show(row.get("efficiency"), "percent")
-        bounds = interval(row.get("efficiency_low"), row.get("efficiency_high"), "percent")
-        cells = (point["what"], point["world_size"], show(point["efficiency"], "percent"))
-        lines.append(
-            "| " + " | ".join(map(str, (*cells, here + (f" ({bounds})" if bounds else ""), point["source"]))) + " |"
-        )
-    return ["\n".join(lines)]
+        return ""
+    columns = [Column("world_size", "GPUs", "plain"), Column("efficiency", "Efficiency % here", "percent", bounds=True)]
+    rows: dict[int, dict[str, Any]] = {}
+    for row in analysis.rows:
+        if known(row["efficiency"]):
+            names = ("world_size", "efficiency", "efficiency_low", "efficiency_high")
+            rows[row["world_size"]] = {name: row[name] for name in names}
+    for number, table in enumerate(entry.published):
+        columns.append(Column(f"published_{number}", table["what"], "percent"))
+        for size, value in published_efficiency(table["path"]).items():
+            rows.setdefault(size, {"world_size": size})[f"published_{number}"] = value
+    shown = tuple(row for size, row in sorted(rows.items()) if size > 1)
+    sources = ", ".join(f"[{table['file']}](../{table['file']})" for table in entry.published)
+    return f"Beside published points (total rate, one run per point, no intervals; {sources}):\n\n" + markdown(
+        Table("published", "Published", tuple(columns), shown)
+    )
+
+
+def published_efficiency(path: Path) -> dict[int, float]:
+    """Return the efficiency of the total rate by world size, of a table with one curve; RecordError if it has none."""
+    found = curves(read_any(path))
+    series = found[0].series("total_fps") if len(found) == 1 else None
+    if series is None:
+        raise RecordError(f"{path}: expected one curve with total rates")
+    sizes = (round(float(size)) for size in series.world_sizes)
+    return dict(zip(sizes, map(float, series.efficiency), strict=True))
 
 
 def _limits(found: Limits, analysis: Analysis) -> list[str]:

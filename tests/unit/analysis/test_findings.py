@@ -20,6 +20,9 @@ from paceline.analysis.findings import (
 )
 from paceline.bench.errors import RecordError
 
+from tests.synthetic import Recipe, write_study
+from tests.unit.analysis.test_tuning_results import tuning_study
+
 ROOT = Path(__file__).resolve().parents[3]
 MAX_RECORDS_BYTES = 5_000_000
 
@@ -51,9 +54,8 @@ def checkout(tmp_path: Path) -> Path:
     manifest = (ROOT / MANIFEST).read_text().partition("  - name: weak")[0]
     (tmp_path / MANIFEST).write_text(manifest.replace("tests/data/h200/strong_ant_rsl_rl", "records"))
     (tmp_path / README).write_text("# R\n<!-- findings:headline -->\n<!-- /findings -->\nown\n")
-    text = (
-        "# F\n<!-- findings:summary -->\nto be replaced\n<!-- /findings -->\nown\n<!-- findings:studies -->\n<!-- /findings -->\n"
-    )
+    end = "<!-- /findings -->\n"
+    text = f"# F\n<!-- findings:summary -->\nto be replaced\n{end}own\n<!-- findings:studies -->\n{end}"
     (tmp_path / DOCUMENT).write_text(text)
     return tmp_path
 
@@ -90,6 +92,7 @@ def test_made_again_only_where_records_changed(checkout: Path, capsys: pytest.Ca
         ("paceline.findings/1", "paceline.findings/2", "expected schema: paceline.findings/1"),
         ("name: strong_ant_rsl_rl", "name: Strong Ant", "names are lower-case letters"),
         ("studies:", "studies: [", "cannot be read"),
+        ("    date:", "    published: [{what: x}]\n    date:", "published: expected a list of what and file"),
     ],
 )
 def test_a_wrong_manifest_is_told_in_one_line(
@@ -101,6 +104,27 @@ def test_a_wrong_manifest_is_told_in_one_line(
     told = capsys.readouterr().err
     assert message in told
     assert told.count("\n") == 1
+
+
+def test_studies_of_every_kind_have_a_section(checkout: Path) -> None:
+    tuning_study(checkout / "levers", repeats=3)
+    write_study(checkout / "weak", Recipe(kind="weak", world_sizes=(1, 2), repeats=2, num_envs=1024))
+    shutil.copyfile(ROOT / "analysis/examples/weak_scaling_ant_l40.csv", checkout / "ant.csv")
+    entry = "  - {{name: {0}, folder: {0}, title: The {0}, host: here, date: 2026-01-01, command: none{1}}}\n"
+    further = ", published: [{what: L40, file: ant.csv}]"
+    with open(checkout / MANIFEST, "a") as stream:
+        stream.write(entry.format("levers", "") + entry.format("weak", further))
+    made = make(checkout)
+    text = made.texts[DOCUMENT]
+    levers = text.partition("### The levers")[2].partition("### The weak")[0]
+    assert "| affinity | all | 6 |" in levers
+    assert not any(name.startswith("levers") for name in made.charts)
+    assert "[The levers]" not in text  # it is no curve
+    weak = text.partition("### The weak")[2]
+    assert "What limits it" not in weak
+    assert "| 8 | \u2014 | 67.6 |" in weak
+    assert "weak-speedup" in made.charts
+    assert "[The weak](#the-weak)" in text
 
 
 def test_a_document_without_its_marker_is_refused() -> None:
