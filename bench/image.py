@@ -98,9 +98,9 @@ def convert_command(archive: Path, output: str, options: Sequence[str] = ()) -> 
     return [str(program("apptainer") or "apptainer"), "build", *options, output, f"docker-archive:{archive.absolute()}"]
 
 
-def check_room(name: str, output: Path, builder: Builder) -> None:
+def check_room(name: str, output: Path, builder: Builder, archive: Path | None = None) -> None:
     """Raise LaunchError if a build would run out of disk: in its temporary folder, or where its result goes."""
-    need = _ROOM_GB.get(name, 25)
+    need = _ROOM_GB.get(name, 25) if archive is None else int(3 * archive.stat().st_size / 1e9)
     temporary = Path(os.environ.get("APPTAINER_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
     places = {temporary: need, output.absolute().parent: need // 3} if builder == "apptainer" else {}
     for place, room in places.items():

@@ -85,7 +85,7 @@ def _build(args: argparse.Namespace) -> int:
         for command in commands:
             print(shlex.join(command))
         return 0
-    image.check_room(args.recipe, Path(output), builder)
+    image.check_room(args.recipe, Path(output), builder, Path(args.from_archive) if args.from_archive else None)
     for command in commands:
         image.run_build(command)
     print(args.archive or output)
