@@ -164,6 +164,48 @@ def test_broken_reports(tool: Path, profiled: tuple[Path, list[dict[str, float]]
     assert not (tmp_path / "o.sqlite").exists()
 
 
+def test_disk_full_while_exporting(tool: Path, profiled: tuple[Path, list[dict[str, float]]], tmp_path: Path) -> None:
+    """The system refuses to let the export grow: one clear line, and nothing of the export is left."""
+    program = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "from paceline.bench.errors import TraceError\n"
+        "from paceline.profiling import nsys\n"
+        "try:\n    nsys.export(*sys.argv[1:])\n"
+        "except TraceError as error:\n    print(error)\n"
+    )
+    output = tmp_path / "out.sqlite"
+    arguments = [str(tool), str(profiled[0]), str(output)]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{profiled[0]}: nsys could not export it (") and done.stdout.count("\n") == 1
+    assert not output.exists()
+
+
+def test_a_trace_cut_by_a_kill(tool: Path, tmp_path: Path) -> None:
+    """The profiled program is killed inside a range: what it did up to then is analysed."""
+    program = (
+        "import nvtx, os, signal, time\n"
+        "nvtx.mark('rank=0 world=1', domain='paceline')\n"
+        "for iteration in range(3):\n"
+        "    nvtx.push_range('iteration', domain='paceline', payload=iteration)\n"
+        "    time.sleep(0.05)\n"
+        "    if iteration == 2:\n"
+        "        nvtx.push_range('update', domain='paceline')\n"
+        "        time.sleep(0.3)\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    nvtx.pop_range(domain='paceline')\n"
+    )
+    report = tmp_path / "report.nsys-rep"
+    command = nsys.profile_command(tool, [sys.executable, "-c", program], report, cuda=False, window=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 137
+    found = trace.analyse(nsys.export(tool, report, tmp_path / "report.sqlite"))
+    rows = {row["name"]: row for row in found.ranges}
+    # A range that was open at the kill ends there, or with the capture and is counted as never closed.
+    assert rows["iteration"]["instances"] in (2, 3) and rows["iteration"]["wall_s"] > 0.1
+    assert rows["iteration"]["rank"] == 0
+
+
 def test_version(tool: Path) -> None:
     found = nsys.version(tool)
     assert found[:2] in ((2024, 2), (2023, 4))
