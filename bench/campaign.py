@@ -100,6 +100,11 @@ def make_case(preset: Preset, checked: Checked, cluster: Cluster) -> Case:
         StudyError: Environments or minibatches do not divide, or the site has no such devices.
     """
     device = _device(preset, cluster)
+    if preset.time_limit_min is not None and preset.time_limit_min * 60 <= cluster.signal_s:
+        raise StudyError(
+            f"preset {preset.name}: time_limit_min {preset.time_limit_min}: cluster profile {cluster.name!r} tells jobs to "
+            f"stop signal_s {cluster.signal_s} s before the limit, so a job needs more than that"
+        )
     horizon = checked.agent["horizon"]
     batch_per_rank = preset.num_envs // preset.world_size * horizon
     minibatches = checked.agent.get("num_minibatches")

@@ -75,6 +75,9 @@ def run(args: argparse.Namespace) -> int:
         raise LaunchError("--episodes and --num-envs must be at least 1")
     if args.at_once is not None and args.at_once < 1:
         raise LaunchError(f"--at-once {args.at_once}: must be at least 1")
+    for setting in args.settings:
+        if not setting.startswith(("env.", "agent.")) or "=" not in setting:
+            raise LaunchError(f"--set {setting}: expected env.KEY=VALUE or agent.KEY=VALUE")
     policies = evaluation.find_policies(args.sources, args.best)
     cells = make_cells(args, policies)
     python, asset_root = _jobs_python(args.python)
