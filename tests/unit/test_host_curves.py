@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from pathlib import Path
 
@@ -9,9 +11,10 @@ import pytest
 from paceline.bench import launch, snapshot
 from paceline.bench.cluster import load_cluster
 from paceline.bench.launch import JobSide
+from paceline.bench.local import LocalRun
 from paceline.bench.plan import make_plan
 from paceline.bench.record import Case
-from paceline.bench.rundir import StudyDir, read_json
+from paceline.bench.rundir import RunDir, StudyDir, read_json
 
 from tests.gpu import host_curves
 from tests.gpu.host_curves import Host, drive, keep_records, open_studies, order, pack, places
@@ -74,8 +77,6 @@ time.sleep({seconds})
 def test_no_batch_starts_that_would_not_end_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import sys
-
     monkeypatch.setattr(
         host_curves, "render_job", lambda *a: JOB.format(python=sys.executable, seconds=1.0)
     )  # a job of a known length in the place of the training
@@ -101,8 +102,6 @@ def test_no_batch_starts_that_would_not_end_in_time(
 
 
 def test_what_runs_when_the_time_is_up_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setattr(host_curves, "render_job", lambda *a: JOB.format(python=sys.executable, seconds=60.0))
     monkeypatch.setattr(host_curves, "STOP_S", 0.5)
     here = Host((), (frozenset({0}), frozenset({0})), time.monotonic() + 1.5)
@@ -132,3 +131,17 @@ def test_kept_records_hold_no_code_and_no_paths(tmp_path: Path, repository: Path
     assert not any("/home/me" in path.read_text() for path in kept)
     original = {path.name for path in StudyDir(source).run(case.case_id, 1).path.iterdir()}
     assert {path.name for path in kept} == original | {"study.yaml", "cluster.yaml"}
+
+
+def test_a_run_sees_its_gpus_and_cores_only(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "0123456789ab" / "attempt-1")
+    run.path.mkdir(parents=True)
+    core = min(os.sched_getaffinity(0))
+    run.job_sh.write_text(JOB.format(python=sys.executable, seconds=0))
+    process = LocalRun(run, gpus=(2, 3), cores={core})
+    while process.poll() is None:
+        time.sleep(0.01)
+    assert (run.path / "visible").read_text() == "2,3\n"
+    assert run.train_log.read_text() == f"[{core}]\n"
+    told = read_json(run.launch_json)
+    assert (told["gpus"], told["cores"]) == ([2, 3], [core])
