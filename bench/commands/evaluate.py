@@ -208,7 +208,7 @@ def _env_part(settings: tuple[str, str, tuple[str, ...]] | None) -> tuple[str, .
 
 
 def _agent_part(settings: tuple[str, str, tuple[str, ...]] | None) -> tuple[str, ...]:
-    """Return the settings that fit another task than the campaign's: the agent's, since the network must be the same."""
+    """Return the settings that also fit another task than the campaign's: the agent's (the network must be the same)."""
     return tuple(o for o in settings[2] if o.startswith("agent.")) if settings else ()
 
 

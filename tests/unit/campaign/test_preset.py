@@ -167,6 +167,12 @@ def test_folders_of_something_else(tmp_path: Path, local: Cluster) -> None:
         campaigns.open_campaign(tmp_path)
 
 
+def test_a_time_limit_within_the_warning(tmp_path: Path) -> None:
+    site = Cluster(name="site", scheduler="slurm", gpus_per_node=0, signal_s=120)
+    with pytest.raises(StudyError, match="time_limit_min 2: cluster profile 'site' tells jobs to stop signal_s 120 s"):
+        campaigns.make_case(preset(tmp_path, "time_limit_min: 2\n"), checked(), site)
+
+
 def test_more_gpus_than_there_are(tmp_path: Path) -> None:
     site = Cluster(name="site", scheduler="slurm", gpus_per_node=1)
     with pytest.raises(StudyError, match="asks for 2 GPUs on a node, a node of 'site' has 1"):
