@@ -71,6 +71,8 @@ def study_row(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     row["errors"] = sum(finding.severity == "error" for finding in found)
     row["findings"] = " ".join(dict.fromkeys(finding.id for finding in found))
     points = [{name: _plain(point.get(name)) for name in POINT_COLUMNS} for point in table.to_dict("records")]
+    if loaded.kind in ("sweep", "gpus"):
+        points = []  # at one world size they ran several things, which have no common throughput
     hours = [float(value) for value in table["gpu_hours"] if value is not None]
     row["gpu_hours"] = math.fsum(hours) if hours else None
     return row, points

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from paceline.analysis.chartstyle import SI, Spec, categorical, heading, spec
+from paceline.analysis.charts import PART_COLOURS
+from paceline.analysis.chartstyle import SI, Spec, heading, spec
 from paceline.analysis.sweep import SweepAnalysis
 from paceline.analysis.units import known
 
@@ -114,10 +115,13 @@ def _marks(analysis: SweepAnalysis, y: Spec) -> list[Spec]:
     return [
         {
             "data": {"values": rows},
-            "mark": {"type": "text", "align": align, "baseline": "bottom", "dx": dx, "dy": -9, "fontWeight": 600},
+            "mark": {"type": "text", "align": align, "fontWeight": 600, **place},
             "encoding": {"x": _envs_axis(analysis), "y": y, "text": {"field": "text"}},
         }
-        for rows, align, dx in ((left, "right", 0), (right, "left", 2))
+        for rows, align, place in (
+            (left, "right", {"baseline": "bottom", "dy": -9}),
+            (right, "left", {"baseline": "top", "dx": 4, "dy": 8}),  # beside a curve that rises from here
+        )
         if rows
     ]
 
@@ -204,7 +208,7 @@ def parts(analysis: SweepAnalysis) -> Spec | None:
         "color": {
             "field": "part",
             "type": "nominal",
-            "scale": categorical(used),
+            "scale": {"domain": used, "range": [PART_COLOURS[name] for name in used]},
             "legend": {"title": None, "symbolType": "square"},
         },
         "order": {"field": "order", "type": "quantitative"},

@@ -50,13 +50,13 @@ def make_plan(study: Study, cluster: Cluster) -> Plan:
     if not study.is_resolved or not isinstance(study.world_sizes, tuple):
         raise StudyError(f"study {study.name!r} is not resolved for a site")
     if study.kind == "sweep":
-        from paceline.bench import sweep  # it builds its cases here
+        from paceline.bench.sweep import ladder_cases  # it builds its cases with what is here
 
-        return _plan(study, cluster, warmup_case(study, cluster), sweep.ladder_cases(study, cluster))
+        return _plan(study, cluster, warmup_case(study, cluster), ladder_cases(study, cluster))
     if study.kind == "gpus":
-        from paceline.bench import gpus
+        from paceline.bench.gpus import cases as gpu_cases
 
-        return _plan(study, cluster, None, gpus.cases(study, cluster))
+        return _plan(study, cluster, None, gpu_cases(study, cluster))
     sizes = study.world_sizes
     variants = variants_of(study.levers, study.tuning)
     cases = [

@@ -8,7 +8,7 @@ from typing import Any
 
 from paceline.bench.cluster import Cluster
 from paceline.bench.errors import RecordError
-from paceline.bench.overflow import Overflow, read_log
+from paceline.bench.overflow import LogFindings, Overflow, read_log
 from paceline.bench.plan import Plan, warmup_case
 from paceline.bench.record import Case, Result, require_schema
 from paceline.bench.rundir import RunDir, StudyDir, read_json, write_json
@@ -120,6 +120,8 @@ def judge(run: RunDir, case: Case, point: Point, result: Result) -> Outcome:
     simulator that is out of memory or has lost contacts may well complete.
     """
     found = read_log(run.train_log, case.num_envs_per_rank)
+    if not run.train_log.exists():  # thrown away to save room: the sentinel has what it said
+        found = LogFindings(overflows=_overflows(result.extra.get("overflows")), out_of_memory=None)
     verdict: Verdict
     why: str | None
     told = f"{result.cause}: {result.message}" if result.cause else result.message
@@ -162,17 +164,18 @@ def _index(data: dict[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
 
 
 def _from_json(entry: dict[str, Any], point: Point) -> Outcome:
-    known = {field.name for field in fields(Overflow)}
     try:
         return Outcome(
             point=point,
             verdict=entry["verdict"],
             why=entry["why"],
-            overflows=tuple(
-                Overflow(**{name: value for name, value in overflow.items() if name in known})
-                for overflow in entry["overflows"]
-            ),
+            overflows=_overflows(entry["overflows"]),
             wall_s=float(entry["wall_s"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise RecordError(f"sweep.json: the entry of {entry.get('case_id')} is damaged ({error!r})") from error
+
+
+def _overflows(entries: Sequence[dict[str, Any]] | None) -> tuple[Overflow, ...]:
+    known = {field.name for field in fields(Overflow)}
+    return tuple(Overflow(**{name: value for name, value in entry.items() if name in known}) for entry in entries or ())

@@ -125,7 +125,8 @@ class SlurmCluster:
         return dict(row.split() for row in rows if row)
 
 
-def _slurm_cluster(accounting: bool) -> Iterator[SlurmCluster]:
+def slurm_cluster(accounting: bool, gpus: tuple[str, str] = ("l40", "l40")) -> Iterator[SlurmCluster]:
+    """Yield a cluster of its own, for a fixture; ``gpus`` are the types of GPUs that node1 and node2 pretend to have."""
     scripts = ROOT / "tests" / "slurm"
     shared = Path(tempfile.gettempdir())  # short: a socket's path may have 107 bytes
     for left_over in shared.glob("paceline-slurm-*"):
@@ -137,7 +138,7 @@ def _slurm_cluster(accounting: bool) -> Iterator[SlurmCluster]:
     folder = Path(tempfile.mkdtemp(prefix=f"paceline-slurm-{os.getpid()}-", dir=shared))
     try:
         started = subprocess.run(
-            [scripts / "start.sh", folder, "dbd" if accounting else "none"],
+            [scripts / "start.sh", folder, "dbd" if accounting else "none", *gpus],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -156,7 +157,7 @@ def _slurm_cluster(accounting: bool) -> Iterator[SlurmCluster]:
 def slurm(require: Callable[[str], None]) -> Iterator[SlurmCluster]:
     """A real Slurm without accounting."""
     require("slurm")
-    yield from _slurm_cluster(accounting=False)
+    yield from slurm_cluster(accounting=False)
 
 
 @pytest.fixture(scope="session")
@@ -164,7 +165,7 @@ def slurm_with_accounting(require: Callable[[str], None]) -> Iterator[SlurmClust
     """A real Slurm with slurmdbd."""
     require("slurm")
     require("slurmdbd")
-    yield from _slurm_cluster(accounting=True)
+    yield from slurm_cluster(accounting=True)
 
 
 @pytest.fixture(scope="session")

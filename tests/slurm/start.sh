@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# start.sh FOLDER [dbd]: start a private Slurm cluster on loopback, all it writes in FOLDER (new or empty). Needs root.
+# start.sh FOLDER [dbd|none] [TYPE1 TYPE2]: start a private Slurm cluster on loopback, all it writes in FOLDER (new or empty). Needs root.
 #
-# node1 and node2 pretend to have 64 CPUs, 512 GB and eight GPUs of type l40 each. Without `dbd` there is neither
+# node1 and node2 pretend to have 64 CPUs, 512 GB and eight GPUs each, of TYPE1 and TYPE2 (l40 both). Without `dbd` there is neither
 # accounting nor a completion log, as on many small sites; with it, slurmdbd on a MariaDB of its own. The ports are free
 # ones, so several clusters run side by side. Ready (both nodes idle) when the script returns; use it with
 #
@@ -11,6 +11,8 @@
 set -euo pipefail
 folder=${1:?start.sh FOLDER [dbd]}
 accounting=${2:-none}
+gpu1=${3:-l40}
+gpu2=${4:-$gpu1}
 case $accounting in none | dbd) ;; *) echo "start.sh: '$accounting' is neither dbd nor none" >&2; exit 2 ;; esac
 [ "$(id -u)" = 0 ] || { echo "start.sh: a test cluster needs root (it makes device nodes)" >&2; exit 1; }
 export PATH="$PATH:/usr/sbin:/sbin"
@@ -46,7 +48,8 @@ free_ports() { # first of five consecutive free ports below the range that the k
 }
 fill() { # fill TEMPLATE: its text, without comments, with the values of this cluster
     sed -e '/^#/d' -e "s|@FOLDER@|$folder|g" -e "s|@HOST@|$(hostname -s)|g" -e "s|@SLURMCTLD_PORT@|$port|g" \
-        -e "s|@NODE_PORTS@|$((port + 1))-$((port + 2))|g" -e "s|@SLURMDBD_PORT@|$((port + 3))|g" \
+        -e "s|@NODE1_PORT@|$((port + 1))|g" -e "s|@NODE2_PORT@|$((port + 2))|g" \
+        -e "s|@GPU1@|$gpu1|g" -e "s|@GPU2@|$gpu2|g" -e "s|@SLURMDBD_PORT@|$((port + 3))|g" \
         -e "s|@DATABASE_PORT@|$((port + 4))|g" "$here/$1"
 }
 sql() { mariadb --no-defaults --socket="$folder/db/socket" --user=root --execute="$1"; }

@@ -99,7 +99,7 @@ def test_the_same_gpu_on_two_cpus_is_split(tmp_path: Path) -> None:
 def test_a_slow_node_is_found(tmp_path: Path) -> None:
     folders = [host(tmp_path / f"n{i}", H100, seed=i, base_time_s=0.8 * (1.15 if i == 2 else 1.0)) for i in range(4)]
     for i, folder in enumerate(folders):
-        rewrite(folder, lambda header, path, i=i: header.update(node=f"node{i}"))  # type: ignore[misc]
+        rewrite(folder, lambda header, path, i=i: header.update(node=f"node{i}"))
     found = gpureport.compare_sources(folders)
     assert {node["node"]: node["verdict"] for node in found.nodes} == {
         "node0": "as the others", "node1": "as the others", "node2": "slow", "node3": "as the others",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ PUBLISHED = ROOT / "analysis" / "examples" / "env_count_sweep_anymal_c_rough.csv
 H100 = [(1024, 9000), (4096, 24000), (8192, 36447), (16384, 37865), (32768, 40944), (65536, 69090)]
 
 
-def bare(tmp_path: Path, rows: list[tuple[int, float]], header: str = "num_envs,total_fps") -> Path:
+def bare(tmp_path: Path, rows: Sequence[tuple[int, float]], header: str = "num_envs,total_fps") -> Path:
     path = tmp_path / "sweep.csv"
     path.write_text(header + "\n" + "".join(f"{n},{x}\n" for n, x in rows))
     return path
@@ -27,10 +28,10 @@ def test_the_published_sweep() -> None:
     assert "collisionStackSize" in broken[0]["excluded"]
     assert h100.knee_measured == 8192
     assert h100.fit is not None
-    assert h100.fit.knee_envs.low < 8192 < h100.fit.knee_envs.high
+    assert h100.data["saturation"]["knee_envs_low"] < 8192 < h100.data["saturation"]["knee_envs_high"]
     # 6.0 GB at 1,024 and 35.3 GB at 65,536 environments: 454 kB for each
     assert h100.memory.bytes_per_env.value == pytest.approx((35.3e9 - 6.0e9) / (65536 - 1024), rel=0.03)
-    assert h100.memory.bytes_per_env.low < 454e3 < h100.memory.bytes_per_env.high
+    assert h100.data["memory"]["bytes_per_env_low"] < 454e3 < h100.data["memory"]["bytes_per_env_high"]
     assert {r.purpose: r.num_envs for r in h100.recommendations} == {
         "debugging": 1024,
         "balanced": 8192,
