@@ -114,7 +114,7 @@ def test_what_runs_when_the_time_is_up_is_stopped(tmp_path: Path, monkeypatch: p
 def test_kept_records_hold_no_code_and_no_paths(tmp_path: Path, repository: Path) -> None:
     source = repository / "tests/data/h200/strong_ant_rsl_rl"
     study = launch.open_study(source)
-    site = study.cluster.model_copy(update={"python": "/home/me/python", "setup": ("source /home/me/x",)})
+    site = study.cluster.model_copy(update={"python": "/site/of/me/python", "setup": ("source /site/of/me/x",)})
     folder = tmp_path / "study"
     opened = launch.create(folder, study.study, site)
     snapshot.take(opened.directory)
@@ -123,12 +123,12 @@ def test_kept_records_hold_no_code_and_no_paths(tmp_path: Path, repository: Path
     run.path.mkdir(parents=True)
     for path in StudyDir(source).run(case.case_id, 1).path.iterdir():
         (run.path / path.name).write_bytes(path.read_bytes())
-    run.job_sh.write_text("cd /home/me")
-    run.train_log.write_text("/home/me")
+    run.job_sh.write_text("cd /site/of/me")
+    run.train_log.write_text("/site/of/me")
     keep_records(opened, tmp_path / "kept")
     keep_records(opened, tmp_path / "kept")
     kept = [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]
-    assert not any("/home/me" in path.read_text() for path in kept)
+    assert not any("/site/of/me" in path.read_text() for path in kept)
     original = {path.name for path in StudyDir(source).run(case.case_id, 1).path.iterdir()}
     assert {path.name for path in kept} == original | {"study.yaml", "cluster.yaml"}
 
