@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 
 # Variables of a study: `make strong-scaling TASK=Isaac-Ant-Direct GPUS=1,2,4`. They reach the recipes through the
 # environment and as they were typed: neither make nor the shell interprets what is in them.
-STUDY_VARIABLES := TASK TRAINER GPUS ENVS REPEATS ITERATIONS CLUSTER STUDY FOLDER IMAGE WITH OUTPUT PHYSICS NSYS PRESET
+STUDY_VARIABLES := TASK TRAINER GPUS ENVS REPEATS ITERATIONS CLUSTER STUDY FOLDER NODES IMAGE WITH OUTPUT PHYSICS NSYS PRESET
 $(foreach name,$(STUDY_VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(STUDY_VARIABLES)
 export PYTHON
@@ -16,6 +16,7 @@ paceline := .venv/bin/paceline
 python := .venv/bin/python
 # $(call run,STUDY,ENVS' key) runs a study with the variables that were given.
 run = $(paceline) run "$${STUDY:-$(1)}" $${CLUSTER:+--cluster "$$CLUSTER"} $${FOLDER:+--folder "$$FOLDER"} \
+	$${NODES:+--nodes "$$NODES"} \
 	$${TASK:+--set "task=$$TASK"} $${TRAINER:+--set "trainer=$$TRAINER"} $${GPUS:+--set "world_sizes=$$GPUS"} \
 	$${ENVS:+--set "$(2)=$$ENVS"} $${REPEATS:+--set "repeats=$$REPEATS"} $${ITERATIONS:+--set "iterations=$$ITERATIONS"}
 shell_scripts = $(shell git ls-files -c -o --exclude-standard '*.sh') .ci/run
@@ -25,7 +26,7 @@ pytest = $(python) -m pytest --durations=15
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "  Variables: TASK= TRAINER=rsl_rl|rl_games GPUS=1,2,4,8 ENVS= REPEATS= ITERATIONS= CLUSTER= STUDY= FOLDER= PRESET="
+	@echo "  Variables: TASK= TRAINER=rsl_rl|rl_games GPUS=1,2,4,8 ENVS= REPEATS= ITERATIONS= CLUSTER= NODES= STUDY= FOLDER= PRESET="
 
 .PHONY: strong-scaling
 strong-scaling: setup ## Run the strong-scaling study (ENVS in total) and report
@@ -90,7 +91,7 @@ dev: ## The same, with what tests and checks need
 
 .PHONY: jobs-environment
 jobs-environment: setup ## Make the environment of the jobs (Isaac Lab) now instead of when it is first needed
-	@$(python) -c 'from paceline.bench import environment; environment.ensure()'
+	@$(python) -m paceline.bench.environment
 
 .PHONY: components
 components: # Slurm, a browser and other programs that tests need

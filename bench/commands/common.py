@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 
 
 def add_study_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare STUDY, --cluster and --set."""
+    """Declare STUDY, --nodes, --cluster and --set."""
     parser.add_argument(
         "study",
         metavar="STUDY",
         help="a study file, or the name of a shipped one (strong_scaling, weak_scaling, env_sweep)",
+    )
+    parser.add_argument(
+        "--nodes", metavar="N", help="nodes of the largest world size; the same as --set num_nodes=N (default: 1)"
     )
     add_site_arguments(parser)
 
@@ -71,6 +74,8 @@ def resolved_study(args: argparse.Namespace) -> tuple[Study, Cluster]:
     from paceline.bench import study as study_module
 
     settings = settings_of(args.settings)
+    if getattr(args, "nodes", None) is not None:
+        settings["num_nodes"] = args.nodes
     cluster = cluster_module.load_cluster(args.cluster)
     study = study_module.load_study(args.study, settings)
     devices = local.visible_gpus() if cluster.scheduler == "local" else None
