@@ -10,6 +10,9 @@ from paceline.bench.commands import common
 EXAMPLE = "paceline plan strong_scaling --cluster mysite --scripts scripts"
 
 
+_KINDS = {"strong": "strong scaling", "weak": "weak scaling", "sweep": "environment sweep", "gpus": "GPU comparison"}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     common.add_study_arguments(parser)
@@ -25,7 +28,9 @@ def run(args: argparse.Namespace) -> int:
     study, cluster = common.resolved_study(args)
     plan = make_plan(study, cluster)
     cases = plan.all_cases
-    print(f"{study.name}: {study.kind} scaling of {study.task} with {study.trainer} on {cluster.name}")
+    print(f"{study.name}: {_KINDS[study.kind]} of {study.task} with {study.trainer} on {cluster.name}")
+    if study.kind == "sweep":
+        print("At most these cases; which of them run, and which further ones, follows from what becomes of them.")
     head = (
         "case",
         "ranks",
