@@ -100,7 +100,7 @@ def test_runs_that_never_get_there_are_counted() -> None:
 def test_coverage_of_the_speedup_in_time_to_reward() -> None:
     """Runs differ in throughput and in how fast they learn; the interval holds the true product in 93 % of studies."""
     rng = np.random.default_rng(3)
-    x = np.arange(1, 101) * 1000.0
+    x = np.arange(1, 101, dtype=np.float64) * 1000.0
     hits = 0
     studies = 400
     for _ in range(studies):
