@@ -71,12 +71,6 @@ train: setup ## Train to the end as PRESET says (PRESET=cartpole_2min), over as 
 tensorboard: jobs-environment ## Show the curves of the campaign in FOLDER (default: all in outputs/)
 	@.venv-isaaclab-3.0/bin/tensorboard --logdir "$${FOLDER:-outputs}"
 
-.PHONY: compare-gpus
-compare-gpus: setup ## Run the same case on each GPU type of CLUSTER (ENVS per GPU), and report
-	@$(paceline) compare-gpus $${STUDY:+"$$STUDY"} $${CLUSTER:+--cluster "$$CLUSTER"} $${FOLDER:+--folder "$$FOLDER"} \
-	$${TASK:+--task "$$TASK"} $${TRAINER:+--trainer "$$TRAINER"} $${GPUS:+--gpus "$$GPUS"} $${ENVS:+--envs "$$ENVS"} \
-	$${REPEATS:+--repeats "$$REPEATS"} $${ITERATIONS:+--set "iterations=$$ITERATIONS"}
-
 .PHONY: report
 report: setup ## Write the report of the study in FOLDER again
 	@$(paceline) report "$${FOLDER:?make report FOLDER=<study folder>}"
