@@ -6,9 +6,10 @@ docs/findings.yaml lists the record folders. The documents keep their own text; 
 
     <!-- findings:NAME -->  and  <!-- /findings -->
 
-is replaced: ``summary`` (one row per study), ``studies`` (one section each), ``headline`` (the README's). Figures go to
-docs/images/findings/, as SVG and PNG, and the document names the hash of what each of them draws: the same records
-give the same document on any machine, while the pixels of a figure depend on its fonts.
+is replaced: ``summary`` (one row per study), ``studies`` (one section each), ``traces`` (launches and idle time in
+profiles), ``headline`` (the README's). Figures go to docs/images/findings/, as SVG and PNG, and the document names the
+hash of what each of them draws: the same records give the same document on any machine, while the pixels of a figure
+depend on its fonts.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 
 import yaml
 from paceline.analysis.figures import fixed
-from paceline.analysis.findings_text import headline, section, summary
+from paceline.analysis.findings_text import headline, section, summary, trace_section
 from paceline.analysis.load import load_study
 from paceline.analysis.report import Analysis
 from paceline.bench.errors import PacelineError, RecordError
@@ -57,6 +58,17 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Manifest:
+    """What the findings are made of."""
+
+    entries: tuple[Entry, ...]
+    headline: str
+    """Name of the study in the README."""
+    traces: tuple[Mapping[str, Any], ...]
+    """Captures of a profiler: ``title``, ``file``, ``ranges`` (those to show), ``note``; the file's ``path``."""
+
+
+@dataclass(frozen=True)
 class Made:
     """What findings consist of: text by file, and chart specifications by name of the figure."""
 
@@ -64,8 +76,8 @@ class Made:
     charts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def read_manifest(path: Path) -> tuple[list[Entry], str]:
-    """Return the studies of a manifest and the name of the one in the README; RecordError if it is not valid."""
+def read_manifest(path: Path) -> Manifest:
+    """Return what a manifest says; RecordError if it is not valid."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -94,22 +106,27 @@ def read_manifest(path: Path) -> tuple[list[Entry], str]:
         raise RecordError(f"{path}: {sorted(twice)[0]!r}: names are lower-case letters, digits and _, each once")
     if data.get("headline") not in names:
         raise RecordError(f"{path}: headline is {data.get('headline')!r}; it must be one of {', '.join(names)}")
-    return entries, str(data["headline"])
+    traces = data.get("traces") or []
+    if not all(isinstance(trace, dict) and {"title", "file", "ranges", "note"} == set(trace) for trace in traces):
+        raise RecordError(f"{path}: traces: expected a list of title, file, ranges and note")
+    found = tuple({**trace, "path": path.parents[1] / trace["file"]} for trace in traces)
+    return Manifest(tuple(entries), str(data["headline"]), found)
 
 
 def make(root: Path) -> Made:
     """Return what the records below a checkout make of its documents and figures; nothing is written."""
-    entries, first = read_manifest(root / MANIFEST)
+    manifest = read_manifest(root / MANIFEST)
     charts: dict[str, dict[str, Any]] = {}
     sections, analyses = [], []
-    for entry in entries:
+    for entry in manifest.entries:
         analysis = Analysis(load_study(root / entry.folder))
         own = _charts(entry.name, analysis)
         charts |= own
         analyses.append((entry, analysis))
         sections.append(section(entry, analysis, {name: digest(spec) for name, spec in own.items()}))
-    chosen = next(item for item in analyses if item[0].name == first)
+    chosen = next(item for item in analyses if item[0].name == manifest.headline)
     blocks = {"summary": summary(analyses), "studies": "\n\n".join(sections)}
+    blocks["traces"] = "\n\n".join(trace_section(trace) for trace in manifest.traces)
     texts = {
         DOCUMENT: fill((root / DOCUMENT).read_text(encoding="utf-8"), blocks, DOCUMENT),
         README: fill((root / README).read_text(encoding="utf-8"), {"headline": headline(*chosen)}, README),

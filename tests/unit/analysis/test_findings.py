@@ -32,8 +32,9 @@ def test_the_committed_findings_are_what_the_records_give() -> None:
 
 
 def test_the_records_are_small() -> None:
-    entries, _ = read_manifest(ROOT / MANIFEST)
-    files = [path for entry in entries for path in (ROOT / entry.folder).rglob("*") if path.is_file()]
+    manifest = read_manifest(ROOT / MANIFEST)
+    files = [path for entry in manifest.entries for path in (ROOT / entry.folder).rglob("*") if path.is_file()]
+    files += [trace["path"] for trace in manifest.traces]
     assert sum(path.stat().st_size for path in files) < MAX_RECORDS_BYTES
 
 
@@ -56,6 +57,7 @@ def checkout(tmp_path: Path) -> Path:
     (tmp_path / README).write_text("# R\n<!-- findings:headline -->\n<!-- /findings -->\nown\n")
     end = "<!-- /findings -->\n"
     text = f"# F\n<!-- findings:summary -->\nto be replaced\n{end}own\n<!-- findings:studies -->\n{end}"
+    text += f"<!-- findings:traces -->\n{end}"
     (tmp_path / DOCUMENT).write_text(text)
     return tmp_path
 
@@ -92,6 +94,7 @@ def test_made_again_only_where_records_changed(checkout: Path, capsys: pytest.Ca
         ("paceline.findings/1", "paceline.findings/2", "expected schema: paceline.findings/1"),
         ("name: strong_ant_rsl_rl", "name: Strong Ant", "names are lower-case letters"),
         ("studies:", "studies: [", "cannot be read"),
+        ("studies:", "traces: [{file: x}]\nstudies:", "traces: expected a list of title, file, ranges and note"),
         ("    date:", "    published: [{what: x}]\n    date:", "published: expected a list of what and file"),
     ],
 )
