@@ -102,8 +102,8 @@ def make_case(preset: Preset, checked: Checked, cluster: Cluster) -> Case:
     device = _device(preset, cluster)
     if preset.time_limit_min is not None and preset.time_limit_min * 60 <= cluster.signal_s:
         raise StudyError(
-            f"preset {preset.name}: time_limit_min {preset.time_limit_min}: cluster profile {cluster.name!r} tells jobs "
-            f"to stop signal_s {cluster.signal_s} s before the limit, so a job needs more than that"
+            f"preset {preset.name}: time_limit_min {preset.time_limit_min}: cluster profile {cluster.name!r} tells "
+            f"jobs to stop signal_s {cluster.signal_s} s before the limit, so a job needs more than that"
         )
     horizon = checked.agent["horizon"]
     batch_per_rank = preset.num_envs // preset.world_size * horizon

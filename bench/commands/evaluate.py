@@ -208,7 +208,7 @@ def _env_part(settings: tuple[str, str, tuple[str, ...]] | None) -> tuple[str, .
 
 
 def _agent_part(settings: tuple[str, str, tuple[str, ...]] | None) -> tuple[str, ...]:
-    """Return the settings that also fit another task than the campaign's: the agent's (the network must be the same)."""
+    """Return the settings that fit any task: the agent's, since the network must be the checkpoint's."""
     return tuple(o for o in settings[2] if o.startswith("agent.")) if settings else ()
 
 
@@ -240,6 +240,7 @@ def _environment(link: Path, asset_root: str | None) -> dict[str, str]:
     inherited = os.environ.get("PYTHONPATH")
     paths = str(link) if not inherited else f"{link}{os.pathsep}{inherited}"
     own: dict[str, Any] = {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+    own["PYTHONSAFEPATH"] = "1"  # the folder that the user happens to be in is no place to import from
     own |= {"OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "1"}
     if asset_root:
         own["ISAACSIM_ASSET_ROOT"] = asset_root

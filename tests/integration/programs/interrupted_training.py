@@ -1,10 +1,10 @@
-"""Campaigns on a real Slurm with a time limit of two minutes and random kills: is the joined record one training?
+"""Campaigns on a real Slurm with a time limit of minutes and random kills: is the joined record one training?
 
-    .venv/bin/python tests/integration/programs/interrupted_training.py TASK ITERATIONS [SEED]
+    .venv/bin/python tests/integration/programs/interrupted_training.py TASK ITERATIONS [SEED [MINUTES]]
 
-Runs rsl_rl and rl_games side by side on a Slurm of its own, kills ranks at random times, and prints for each trainer
-how often it was started and why each start ended, what was lost, and the reward before and after each resume. By hand:
-it takes minutes. tests/integration/test_campaign.py holds the same with a shorter campaign.
+Runs rsl_rl and rl_games side by side on a Slurm of its own (time limit: MINUTES, else 2), kills ranks at random times,
+and prints for each trainer how often it was started and why each start ended, what was lost, and the reward before and
+after each resume. By hand: it takes minutes. tests/integration/test_campaign.py holds the same with a shorter campaign.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from paceline.bench.campaignfile import runs_in_order
 ROOT = Path(__file__).resolve().parents[3]
 PROFILE = """
 schema: paceline.cluster/1
-name: twominutes
+name: shortjobs
 scheduler: slurm
 partition: batch
 gpus_per_node: 8
 nodelist: {node}
-time_limit_min: 2
-signal_s: 40
+time_limit_min: {minutes}
+signal_s: 30
 """
 
 
@@ -55,7 +55,7 @@ def main() -> int:
     try:
         for node, trainer in (("node1", "rsl_rl"), ("node2", "rl_games")):
             profile = home / f"{node}.yaml"
-            profile.write_text(PROFILE.format(node=node))
+            profile.write_text(PROFILE.format(node=node, minutes=sys.argv[4] if len(sys.argv) > 4 else 2))
             settings = {"task": task, "trainer": trainer, "device": "cpu", "num_envs": 64, "iterations": iterations}
             settings |= {"save_interval": 20, "name": trainer}
             arguments = [f"--set={key}={value}" for key, value in settings.items()]
