@@ -95,19 +95,23 @@ def _image(cluster: Cluster) -> Iterator[Finding]:
     if runtime == "pyxis" or program is None:
         return
     try:
-        found = imagecheck.judge(image.ask(name, timeout_s=60))
+        inside = image.ask(name, timeout_s=60)
     except PacelineError as error:
         # Docker pulls on the node what is not here; Apptainer's file is as good here as there.
         yield _finding(
             "image", "failure" if runtime == "apptainer" else "warning", str(error), "paceline image check says more"
         )
         return
+    found = imagecheck.judge(inside)
+    if inside["isaacsim"] and not cluster.runtime.accept_eula:
+        fix = "read NVIDIA's licence agreement; runtime: accept_eula: true if you accept it"
+        yield _finding("licence", "failure", "Isaac Sim does not start before its licence is accepted", fix)
     for finding in found:
         if finding.state != "ok":
             yield _finding(f"image {finding.check}", finding.state, finding.text, finding.fix)
     if all(finding.state == "ok" for finding in found):
-        inside = next(finding.text for finding in found if finding.check == "isaaclab")
-        yield _finding("image", "ok", f"starts here: isaaclab {inside}")
+        engine = next(finding.text for finding in found if finding.check == "isaaclab")
+        yield _finding("image", "ok", f"starts here: isaaclab {engine}")
 
 
 def _assets(cluster: Cluster) -> Finding:
