@@ -35,7 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="text and json are printed, html writes a page, CSV and JSON into --out (default: text)",
     )
     parser.add_argument(
-        "--out", metavar="PATH", help="folder of the html report (default: trace-report), or the file that scrub writes"
+        "--out",
+        metavar="PATH",
+        help="folder of the html report (default: trace-report), or what scrub writes: a file .sqlite, or by a name "
+        "without a suffix a folder of Parquet files, which takes a fraction of the room",
     )
 
 
@@ -84,6 +87,12 @@ def _scrub(path: str, output: str | None) -> int:
 
     if output is None:
         raise TraceError("scrub needs --out FILE: the file to write")
-    done = scrub(Path(path), Path(output))
+    if path.endswith(".xz"):
+        from paceline.analysis.trace import unpacked
+
+        with unpacked(Path(path)) as plain:
+            done = scrub(plain, Path(output))
+    else:
+        done = scrub(Path(path), Path(output))
     print(f"{done.path}: {len(done.kept)} tables kept, {len(done.dropped)} left out, {done.redacted} texts redacted")
     return 0

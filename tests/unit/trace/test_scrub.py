@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 import subprocess
@@ -116,6 +117,26 @@ def to_parquet(path: Path, folder: Path) -> Path:
             data = {name: pa.array([row[index] for row in rows], kinds[kind]) for index, name, kind, *_ in columns}
             pyarrow.parquet.write_table(pa.table(data), folder / f"{table}.parquet")
     return folder
+
+
+def test_sqlite_becomes_small_parquet(cartpole: Path, tmp_path: Path) -> None:
+    """The same numbers in a fraction of the room, and as clean."""
+    planted = tmp_path / "planted.sqlite"
+    shutil.copy(cartpole, planted)
+    with closing(sqlite3.connect(planted)) as connection:
+        connection.execute("UPDATE NVTX_EVENTS SET text = ? WHERE text = 'update'", (f"update {TOKEN}",))
+        connection.execute(
+            "INSERT INTO META_DATA_CAPTURE VALUES ('PROCESS_0:ENVIRONMENT_VARIABLE', ?)", (f"SECRET={TOKEN}",)
+        )
+        connection.commit()
+    folder = scrub(planted, tmp_path / "clean_pqtdir").path
+    before, after = trace.analyse(planted), trace.analyse(folder)
+    for table in ("kernels", "gaps", "api", "graph_nodes"):
+        masked = json.dumps(getattr(before, table)).replace(TOKEN, MASK)
+        assert json.loads(masked) == getattr(after, table), table
+    assert {row["name"] for row in after.ranges} >= {"physics", f"update {MASK}"}
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 0.15 * planted.stat().st_size
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_parquet_and_sqlite_agree(cartpole: Path, tmp_path: Path) -> None:
