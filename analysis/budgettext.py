@@ -7,7 +7,7 @@ from typing import Any
 
 from paceline.analysis.budget import BUDGET_SCHEMA, Measured, Wish, plan
 from paceline.analysis.reportfiles import terminal
-from paceline.analysis.sweepreport import kept_columns
+from paceline.analysis.sweeptables import kept_columns
 from paceline.analysis.tables import Column, Table
 from paceline.analysis.units import interval, known, show
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from paceline.analysis.load import Loaded, load_study
+from paceline.analysis.stats import Estimate
 from paceline.analysis.summary import run_arrays, summarise
 from paceline.analysis.units import known
 from paceline.bench.errors import RecordError
@@ -30,6 +31,16 @@ RUN_COLUMNS = (
     *("case_id", "attempt"),
 )
 """Columns of combined_results.csv. Costs are microseconds of one GPU per frame; power is of all GPUs."""
+
+
+def case_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what says which case a row is of."""
+    return tuple(row.get(name) for name in KEY)
+
+
+def bounds(name: str, estimate: Estimate) -> dict[str, Any]:
+    """Return an estimate as three entries of a row."""
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def folder_rows(folder: Path) -> tuple[list[dict[str, Any]], Loaded]:

@@ -11,15 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from paceline.analysis.gpurows import KEY, PHASES, VERSIONS
+from paceline.analysis.gpufactors import cpu_checks, nodes
+from paceline.analysis.gpurows import KEY, PHASES, VERSIONS, bounds, case_key
 from paceline.analysis.gpuspecs import GpuSpec, disagreements, lookup
 from paceline.analysis.stats import Estimate, median_interval, ratio_interval
 from paceline.analysis.units import known
 from paceline.bench.errors import RecordError
 
 GPU_REPORT_SCHEMA = "paceline.gpu-report/1"
-SLOW_NODE = 0.97
-"""A node counts as slow if it reaches less than this share of the others, and its interval excludes 1."""
 _NO_CHANGE = 0.05  # as a share: below, a phase gained nothing
 _LIKE = 0.10  # on a logarithmic scale: a phase moves like a figure of the specification
 
@@ -45,8 +44,8 @@ class GpuComparison:
         self.checks = [line for side in self.sides for line in _check(side, self.specs[side], self._of(side))]
         self.cases = self._cases()
         self.phase_gains = [gain for case in self.cases for gain in self._gains(case)]
-        self.cpu_checks = _cpu_checks(self.rows)
-        self.nodes = _nodes(self.rows)
+        self.cpu_checks = cpu_checks(self.rows)
+        self.nodes = nodes(self.rows)
         self.notes = [*self._notes(), *notes]
 
     @property
@@ -93,17 +92,17 @@ class GpuComparison:
 
     def _cases(self) -> list[dict[str, Any]]:
         """Return one entry per case and side, by case; the reference first."""
-        keys = list(dict.fromkeys(_key(row) for row in self.rows))
+        keys = list(dict.fromkeys(case_key(row) for row in self.rows))
         keys.sort(key=lambda key: tuple((value is None, str(type(value)), value) for value in key))
         order = [self.reference, *(side for side in self.sides if side != self.reference)]
         return [entry for key in keys for side in order if (entry := self._entry(key, side)) is not None]
 
     def _entry(self, key: tuple[Any, ...], side: str) -> dict[str, Any] | None:
-        own = [row for row in self._of(side) if _key(row) == key]
+        own = [row for row in self._of(side) if case_key(row) == key]
         if not own:
             return None
         good = [row for row in own if not row["excluded"]]
-        reference = [row for row in self._of(self.reference) if _key(row) == key and not row["excluded"]]
+        reference = [row for row in self._of(self.reference) if case_key(row) == key and not row["excluded"]]
         rates = [row["total_fps"] for row in good]
         why = _not_comparable(good, reference, side == self.reference)
         ratio = Estimate(None, None, None)
@@ -111,7 +110,7 @@ class GpuComparison:
             ratio = ratio_interval(rates, [row["total_fps"] for row in reference])
         entry: dict[str, Any] = {name: value for name, value in zip(KEY, key, strict=True)}
         entry |= {"side": side, "repeats": len(good), "left_out": len(own) - len(good), "not_comparable": why}
-        entry |= _bounds("total_fps", median_interval(rates)) | _bounds("ratio", ratio)
+        entry |= bounds("total_fps", median_interval(rates)) | bounds("ratio", ratio)
         for name in ("collection_fps", "cost_us_per_frame", "power_w", "frames_per_j", "gpu_util_pct", "sm_clock_mhz"):
             entry[name] = _median(good, name)
         entry |= {f"{phase}_us_per_frame": _median(good, f"{phase}_us_per_frame") for phase in PHASES}
@@ -141,7 +140,7 @@ class GpuComparison:
         """Return how much faster each phase of a case is than on the reference, and what that is like."""
         if case["side"] == self.reference or case["not_comparable"]:
             return []
-        base = next((c for c in self.cases if c["side"] == self.reference and _key(c) == _key(case)), None)
+        base = next((c for c in self.cases if c["side"] == self.reference and case_key(c) == case_key(case)), None)
         if base is None:
             return []
         spec, other = self.specs[case["side"]], self.specs[self.reference]
@@ -185,10 +184,6 @@ class GpuComparison:
 
 
 _ONLY_HERE = "the reference did not run this case"
-
-
-def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row.get(name) for name in KEY)
 
 
 def _name_sides(rows: list[dict[str, Any]]) -> None:
@@ -285,58 +280,6 @@ def _like(gain: float, spec: GpuSpec | None, other: GpuSpec | None) -> str | Non
     if moved and min(figures.values()) < gain < max(figures.values()):
         return f"between the figures of the specification ({listed})"
     return f"not as the specification says ({listed}): CPU, clocks or caches"
-
-
-def _cpu_checks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return, for each GPU model that ran on several CPUs, their ratio on the same case."""
-    found = []
-    good = [row for row in rows if not row["excluded"] and row["gpu_model"] and row["cpu_model"]]
-    for model in dict.fromkeys(row["gpu_model"] for row in good):
-        for key in dict.fromkeys(_key(row) for row in good if row["gpu_model"] == model):
-            own = [row for row in good if row["gpu_model"] == model and _key(row) == key]
-            cpus = list(dict.fromkeys(row["cpu_model"] for row in own))
-            for cpu in cpus[1:]:
-                values, base = ([r["total_fps"] for r in own if r["cpu_model"] == each] for each in (cpu, cpus[0]))
-                ratio = ratio_interval(values, base)
-                entry = {name: value for name, value in zip(KEY, key, strict=True)}
-                entry |= {"gpu_model": model, "cpu_model": cpu, "reference_cpu_model": cpus[0], "repeats": len(values)}
-                found.append(entry | _bounds("ratio", ratio))
-    return found
-
-
-def _nodes(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return each node against the others with the same GPU and CPU on the same case; empty where there are none."""
-    found = []
-    good = [row for row in rows if not row["excluded"] and row.get("node")]
-    kinds = dict.fromkeys((row["gpu_model"], row["cpu_model"], _key(row)) for row in good)
-    for model, cpu, key in kinds:
-        own = [r for r in good if (r["gpu_model"], r["cpu_model"], _key(r)) == (model, cpu, key)]
-        nodes = list(dict.fromkeys(row["node"] for row in own))
-        if len(nodes) < 2:
-            continue
-        for node in nodes:
-            values, others = ([r["total_fps"] for r in own if (r["node"] == node) == here] for here in (True, False))
-            ratio = ratio_interval(values, others)
-            entry = {name: value for name, value in zip(KEY, key, strict=True)}
-            entry |= {"gpu_model": model, "node": node, "repeats": len(values), "total_fps": float(np.median(values))}
-            entry |= _bounds("ratio", ratio)
-            entry["verdict"] = _node_verdict(ratio)
-            found.append(entry)
-    return found
-
-
-def _node_verdict(ratio: Estimate) -> str:
-    if ratio.value is None:
-        return "no number"
-    if ratio.low is None or ratio.high is None:
-        return "n=1: repeat it before blaming the node" if ratio.value < SLOW_NODE else "n=1, no interval"
-    if ratio.high < 1.0 and ratio.value < SLOW_NODE:
-        return "slow"
-    return "as the others" if ratio.low <= 1.0 <= ratio.high or ratio.value >= SLOW_NODE else "slower, within 3 %"
-
-
-def _bounds(name: str, estimate: Estimate) -> dict[str, Any]:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def _median(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
