@@ -91,11 +91,8 @@ def _case(study: Study, cluster: Cluster, world_size: int, repeat: int, levers: 
         "sync_every": study.sync_every,
         "repeat": repeat,
         "seed": (study.seed or 0) + SEED_STRIDE * repeat,
-        "levers": levers,
+        **_lever_values(study, levers),
     }
-    threads = dict(levers).get("threads_per_rank")
-    if threads is not None:
-        values["threads_per_rank"] = int(threads)
     return Case(**values)
 
 
@@ -135,7 +132,13 @@ def shared_values(study: Study, cluster: Cluster) -> dict[str, Any]:
         "environment": tuple(sorted((study.environment or {}).items())),
         "cool_to_c": study.cool_to_c,
         "cool_s": study.cool_s or 0.0,
+        **_lever_values(study, study.levers.pairs() if study.levers else ()),
     }
+
+
+def _lever_values(study: Study, levers: Lever) -> dict[str, Any]:
+    threads = dict(levers).get("threads_per_rank")
+    return {"levers": levers, "threads_per_rank": study.threads_per_rank if threads is None else int(threads)}
 
 
 def _gpus(case: Case, cluster: Cluster) -> int:

@@ -89,7 +89,7 @@ def _values(study: Study, cluster: Cluster, devices: int | None) -> dict[str, An
     values["horizon"] = values.get("horizon") or agent.horizon
     values["num_epochs"] = values.get("num_epochs") or agent.num_epochs
     values["num_minibatches"] = _minibatches(study.kind, values, agent)
-    tuning.check_study(values)
+    tuning.check_study(study.kind, values)
     return values
 
 

@@ -86,9 +86,11 @@ def check(name: str, levers: Levers, trainer: str, device: str) -> None:
         )
 
 
-def check_study(values: Mapping[str, Any]) -> None:
+def check_study(kind: str, values: Mapping[str, Any]) -> None:
     """Raise StudyError if a variant of a resolved study cannot be had, or two of them are the same."""
     own, variants = values.get("levers"), values.get("tuning") or {}
+    if variants and kind not in ("strong", "weak"):
+        raise StudyError(f"tuning: has a meaning for kind strong and weak only, not for {kind}")
     if own is not None:
         check("levers", own, values["trainer"], values["device"])
     if len(variants) > MAX_VARIANTS:

@@ -79,6 +79,18 @@ def test_levers_of_the_study_are_in_every_case() -> None:
     }
 
 
+def test_levers_of_other_kinds_are_in_every_case() -> None:
+    text = TEXT.format(trainer="rsl_rl", device="cuda", rest="levers: {threads_per_rank: 3}")
+    text = text.replace("kind: strong", "kind: sweep").replace("num_envs: 1024", "start_envs: 256\nlimit_envs: 1024")
+    text = text.replace("world_sizes: [1, 2]", "world_sizes: [1]").replace("repeats: 3", "repeats: 1")
+    parsed = parse_study(yamlfile.parse(text, "x", StudyError), {})
+    found = make_plan(resolve(parsed, load_cluster("local"), 4), load_cluster("local")).all_cases
+    assert {(case.levers, case.threads_per_rank) for case in found} == {((("threads_per_rank", "3"),), 3)}
+    text = text.replace("levers: {threads_per_rank: 3}", "tuning:\n  a: {gc: freeze}")
+    with pytest.raises(StudyError, match="tuning: has a meaning for kind strong and weak only, not for sweep"):
+        resolve(parse_study(yamlfile.parse(text, "x", StudyError), {}), load_cluster("local"), 4)
+
+
 def test_a_study_with_levers_is_written_back_equal() -> None:
     before = study("levers: {gc: freeze}" + VARIANTS)
     assert parse_study(yamlfile.parse(to_yaml(before), "again", StudyError), {}) == before
