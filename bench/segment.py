@@ -173,6 +173,8 @@ def _refuse_hopeless(
             if failures == 1:
                 message = str(result.get("message") or message)
     if failures >= campaign.max_failures:
+        if "time_limit" in message:
+            message += "; the time limit may be too short for a start and one iteration"
         raise LaunchError(
             f"{failures} starts in a row ended at iteration {start} without a new checkpoint, so the campaign stops; "
             f"the last one: {message} (`paceline resume {campaign_dir.path}` tries again)"
