@@ -85,6 +85,7 @@ finish() {
     if [ -n "$interrupted" ]; then ended+=(--interrupted "$interrupted"); fi
     sentinel "${ended[@]}"
     if [ -n "${NODE_DIR:-}" ]; then on_nodes timeout 60 rm -rf -- "$NODE_DIR"; fi
+    if [ -n "${container_name:-}" ]; then on_nodes timeout 60 enroot remove --force "pyxis_$container_name" >/dev/null 2>&1; fi
     if grep -q '"status": "completed"' result.json 2>/dev/null; then exit 0; fi
     if [ "$exit_code" -ne 0 ]; then exit "$exit_code"; fi
     exit 1
@@ -153,13 +154,16 @@ if [ -d /assets ]; then mounts+=(/assets:/assets:ro); fi
 
 # ---- where it runs --------------------------------------------------------------------------------------------------
 
-# Pyxis is part of srun: the container starts with the task, on every node.
+# Pyxis is part of srun: the container starts with the task, on every node. Under a name it is unpacked once a job, not once a
+# step; finish() removes it.
+container_name=paceline-${SLURM_JOB_ID:-0}-${SLURM_RESTART_COUNT:-0}
 enter() {
     local shown container
     shown=/results/study:/results/study,/scratch:/scratch,/data:/mnt/data:ro,"$CACHE_DIR:$CACHE_DIR,$NODE_DIR:$NODE_DIR"
     if [ -n "${mounts[*]}" ]; then shown+=$(printf ',%s' "${mounts[@]}"); fi
     container=(
         --container-image=/images/isaaclab.sqsh
+        --container-name="$container_name"
         --container-workdir="$RUN_DIR"
         --container-mounts="$shown"
         --no-container-mount-home
