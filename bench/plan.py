@@ -124,7 +124,6 @@ def shared_values(study: Study, cluster: Cluster) -> dict[str, Any]:
         "num_minibatches": study.num_minibatches,
         "num_epochs": study.num_epochs,
         "device": study.device,
-        "threads_per_rank": study.threads_per_rank,
         "physics": study.physics,
         "gpu_type": cluster.gpu_type if study.device == "cuda" else None,
         "image": cluster.runtime.image,
