@@ -89,4 +89,9 @@ def trained(agent: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result
 
 
 def _mean(values: Any) -> float | None:
-    return sum(float(value) for value in values) / len(values) if len(values) else None
+    """Return the mean of some numbers or tensors of one; one wait for the device, not one for each."""
+    if not len(values):
+        return None
+    import torch
+
+    return float(torch.stack([torch.as_tensor(value).detach().float().reshape(()) for value in values]).mean())
