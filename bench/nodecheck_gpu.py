@@ -22,7 +22,7 @@ Row = tuple[str, str, str, "str | None"]
 
 # Oldest driver for each major version of CUDA, from NVIDIA's table of minor version compatibility.
 _OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
-_FIELDS = ("index", "uuid", "name", "driver_version", "memory.used", "memory.total", "mig.mode.current")
+_FIELDS = ("index", "uuid", "name", "driver_version")
 
 
 @functools.lru_cache(maxsize=1)

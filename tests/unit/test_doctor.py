@@ -263,11 +263,7 @@ def test_a_check_that_breaks_is_a_warning(tmp_path: Path, monkeypatch: pytest.Mo
     assert row["state"] == "warning" and row["text"] == "could not be checked: ZeroDivisionError: odd machine"
 
 
-GPUS = [
-    {"index": str(i), "uuid": f"GPU-{i}aaa", "name": "NVIDIA L40", "driver_version": "550.54", "memory.used": "1",
-     "memory.total": "2", "mig.mode.current": "Disabled"}
-    for i in range(4)
-]  # fmt: skip
+GPUS = [{"index": str(i), "uuid": f"GPU-{i}aaa", "name": "NVIDIA L40", "driver_version": "550.54"} for i in range(4)]
 
 
 @pytest.mark.parametrize(
@@ -316,3 +312,34 @@ def test_the_job_that_checks_asks_for_a_whole_node() -> None:
     plain = SITE.model_copy(update={"gpus_per_node": 0, "gpu_type": None})
     assert (doctor.check_case(plain, 1, None).world_size, doctor.check_case(plain, 1, None).device) == (2, "cpu")
     assert doctor.check_case(SITE, 1, 4).world_size == 4
+
+
+SMI = """#!/bin/sh
+case "$*" in
+    *--query-gpu=*) printf '0, GPU-0aaa, NVIDIA H200, 580.159.04\\n1, GPU-1aaa, NVIDIA H200, 580.159.04\\n' ;;
+    *--query-compute-apps=*) printf 'GPU-1aaa, 4711, 1234\\n' ;;
+esac
+"""
+
+
+def test_what_nvidia_smi_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # There is no GPU here: its words, as an H200 machine printed them, come from a script.
+    program = tmp_path / "nvidia-smi"
+    program.write_text(SMI)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    nodecheck_gpu._listed.cache_clear()
+    try:
+        run, case = RunDir(tmp_path), make_case(2, device="cuda")
+        assert list(nodecheck_gpu.gpus(run, case)) == [
+            ("gpus", "ok", "2 x NVIDIA H200 (CUDA_VISIBLE_DEVICES=0,1)", None)
+        ]
+        (row,) = nodecheck_gpu.foreign(run, case)
+        assert row[1] == "warning" and row[2].endswith("1234 MiB in use")
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+        assert [row[1] for row in nodecheck_gpu.foreign(run, case)] == ["ok"]
+        (row,) = nodecheck_gpu.gpus(run, case)
+        assert row[1] == "failure" and row[2].endswith("2 are needed")
+    finally:
+        nodecheck_gpu._listed.cache_clear()
