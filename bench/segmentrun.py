@@ -22,7 +22,7 @@ from typing import Any
 from paceline.bench import checkpoint as checkpoints
 from paceline.bench import retention
 from paceline.bench.campaignfile import Campaign, CampaignDir, training_jsonl
-from paceline.bench.errors import LaunchError
+from paceline.bench.errors import LaunchError, RecordError
 from paceline.bench.measurement import Measurement
 from paceline.bench.metrics import Metrics
 from paceline.bench.rankfile import one_line
@@ -92,6 +92,7 @@ class SegmentMeasurement(Measurement):
 
     def finish_without_training(self) -> None:
         """Write the record of a start that finds a goal of the campaign reached."""
+        self._keep_finals()
         self.file.header(self._identity() | {"problem": None})
         self.file.end("completed", self._elapsed(), goal=self.goal)
 
@@ -130,8 +131,7 @@ class SegmentMeasurement(Measurement):
                 "stop", {"reason": self.goal or self._stopped or "the trainer returned", "next_iteration": done}
             )
         if self.goal is not None:
-            if self.rank == 0:
-                retention.keep_finals(self.campaign_dir, self.campaign)
+            self._keep_finals()
             self.file.end("completed", self._elapsed(), goal=self.goal)
         elif self._stopped is not None:
             self.file.end("interrupted", self._elapsed(), f"stopped ({self._stopped}) before iteration {done}")
@@ -239,6 +239,15 @@ class SegmentMeasurement(Measurement):
             "case_id": self.case.case_id,
             "attempt": self.run.attempt,
         }
+
+    def _keep_finals(self) -> None:
+        """Copy the newest checkpoint and the best; without room for them the campaign is complete all the same."""
+        if self.rank == 0:
+            try:
+                retention.keep_finals(self.campaign_dir, self.campaign)
+            except (OSError, RecordError) as error:
+                print(f"paceline: checkpoints not copied: {one_line(error)}", file=sys.stderr, flush=True)
+                self._event("checkpoint_failed", {"next_iteration": self.clock.iteration, "error": one_line(error)})
 
     def _event(self, name: str, values: Mapping[str, Any]) -> None:
         if self._log is not None:
