@@ -8,26 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import shutil
 import signal
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from paceline.bench import checkpoint as checkpoints
-from paceline.bench import retention
 from paceline.bench.campaignfile import Campaign, CampaignDir, training_jsonl
-from paceline.bench.errors import LaunchError, RecordError
 from paceline.bench.measurement import Measurement
 from paceline.bench.metrics import Metrics
-from paceline.bench.rankfile import one_line
 from paceline.bench.record import Case
 from paceline.bench.rundir import RunDir
+from paceline.bench.saving import Saver
 from paceline.bench.segment import Segment, goal_reached
 from paceline.bench.trainers.isaaclab import Trainer
 from paceline.bench.trainlog import TrainLog
@@ -65,6 +60,7 @@ class SegmentMeasurement(Measurement):
         self._rewards: deque[float] = deque(maxlen=campaign.reward_window)
         self._agent: Any = None
         self._log: TrainLog | None = None
+        self.saver = Saver(campaign_dir, campaign, self._facts, self._event, self._is_last)
         self._metrics: Metrics | None = None
 
     # -------------------------------------------------------------------------------------------- around the training
@@ -81,7 +77,7 @@ class SegmentMeasurement(Measurement):
                     {"start_iteration": self.segment.start_iteration, "resumed_from": self.segment.checkpoint}
                 )
                 self._metrics = Metrics.start(self.campaign.metrics_port, self.campaign.name)
-            self.patches.replace(torch, "save", self._whole)
+            self.patches.replace(torch, "save", self.saver.whole)
             for wrapped in self.resume.SUMMARY_WRITERS:
                 self._continue_curves(*wrapped)
             try:
@@ -92,7 +88,8 @@ class SegmentMeasurement(Measurement):
 
     def finish_without_training(self) -> None:
         """Write the record of a start that finds a goal of the campaign reached."""
-        self._keep_finals()
+        if self.rank == 0:
+            self.saver.keep_finals()
         self.file.header(self._identity() | {"problem": None})
         self.file.end("completed", self._elapsed(), goal=self.goal)
 
@@ -131,7 +128,8 @@ class SegmentMeasurement(Measurement):
                 "stop", {"reason": self.goal or self._stopped or "the trainer returned", "next_iteration": done}
             )
         if self.goal is not None:
-            self._keep_finals()
+            if self.rank == 0:
+                self.saver.keep_finals()
             self.file.end("completed", self._elapsed(), goal=self.goal)
         elif self._stopped is not None:
             self.file.end("interrupted", self._elapsed(), f"stopped ({self._stopped}) before iteration {done}")
@@ -193,61 +191,20 @@ class SegmentMeasurement(Measurement):
             self.resume.save_now(self._agent)
         raise StopTraining
 
-    # ---------------------------------------------------------------------------------------------------- checkpoints
+    def _is_last(self) -> bool:
+        return self.goal is not None or self.clock.iteration >= self.case.iterations
 
-    def _whole(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Return torch.save made atomic for checkpoints: a reader sees the old file or the whole of the new one."""
-
-        def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
-            if not isinstance(f, str | os.PathLike) or not str(f).endswith(checkpoints.SUFFIXES):
-                original(obj, f, *args, **kwargs)
-                return
-            self._save(Path(f), lambda temporary: original(obj, temporary, *args, **kwargs))
-
-        return save
-
-    def _save(self, path: Path, write: Callable[[Path], None]) -> None:
-        start = time.perf_counter()
-        done = self.clock.iteration
-        try:
-            with checkpoints.replacing(path) as temporary:
-                write(temporary)
-            checkpoints.write_index(path, self._facts(path, done))
-        except (OSError, RuntimeError) as error:  # RuntimeError: what torch makes of a full disk
-            if done >= self.case.iterations or self.goal is not None:
-                raise LaunchError(f"the last checkpoint cannot be written: {path}: {_reason(error, path)}") from error
-            # A full disk now must not cost what is trained since the last checkpoint: go on, try at the next.
-            print(f"paceline: checkpoint not written: {path}: {_reason(error, path)}", file=sys.stderr, flush=True)
-            self._event("checkpoint_failed", {"file": path.name, "next_iteration": done, "error": _reason(error, path)})
-            return
-        seconds = round(time.perf_counter() - start, 3)
-        size = path.stat().st_size
-        self._event(
-            "checkpoint", {"file": path.name, "next_iteration": done, "size_bytes": size, "duration_s": seconds}
-        )
-        gone = retention.apply(self.campaign_dir, self.campaign)
-        if gone:
-            self._event("removed", {"files": [p.name for p in gone]})
-
-    def _facts(self, path: Path, done: int) -> dict[str, Any]:
+    def _facts(self, path: Path) -> dict[str, Any]:
+        """Return what is noted about a checkpoint that is being written."""
         return {
             "trainer": self.case.trainer,
             "task": self.case.task,
-            "next_iteration": done,
+            "next_iteration": self.clock.iteration,
             "numbered": path.name != self.resume.unnumbered_checkpoint(self._agent),
             "reward": sum(self._rewards) / len(self._rewards) if self._rewards else None,
             "case_id": self.case.case_id,
             "attempt": self.run.attempt,
         }
-
-    def _keep_finals(self) -> None:
-        """Copy the newest checkpoint and the best; without room for them the campaign is complete all the same."""
-        if self.rank == 0:
-            try:
-                retention.keep_finals(self.campaign_dir, self.campaign)
-            except (OSError, RecordError) as error:
-                print(f"paceline: checkpoints not copied: {one_line(error)}", file=sys.stderr, flush=True)
-                self._event("checkpoint_failed", {"next_iteration": self.clock.iteration, "error": one_line(error)})
 
     def _event(self, name: str, values: Mapping[str, Any]) -> None:
         if self._log is not None:
@@ -268,13 +225,3 @@ class SegmentMeasurement(Measurement):
                 return init
 
             self.patches.replace(writer, "__init__", wrap)
-
-
-def _reason(error: Exception, path: Path) -> str:
-    """Return why a file could not be written; torch does not say that the disk is full."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    with contextlib.suppress(OSError):
-        if shutil.disk_usage(path.parent).free < 64 * 2**20:
-            return f"no space left on the device ({one_line(error)})"
-    return one_line(error)

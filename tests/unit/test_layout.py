@@ -44,7 +44,7 @@ STDLIB = set(sys.stdlib_module_names)
 JOB_SIDE = re.compile(
     r"paceline\.(bench\.(worker|hardware|levers|affinity|measurement|rankfile|rankscan|assignment|supervise|processes|sentinel|causes|logscan|stacks|cgroup|assets"
     r"|imageprobe|caches|nodecheck(_\w+)?|allreduce"
-    r"|campaignworker|segment|segmentrun|retention|metrics|trainlog|taskprobe|evalworker"
+    r"|campaignworker|segment|segmentrun|saving|retention|metrics|trainlog|taskprobe|evalworker"
     r"|trainers(\..+)?)|profiling\.(?!phases$|nsys$).+)"
 )
 ANALYSIS = re.compile(r"paceline\.analysis(\..+)?")

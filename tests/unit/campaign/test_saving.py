@@ -76,16 +76,16 @@ def test_a_full_disk_costs_a_checkpoint_not_the_training(small_disk: Path, tmp_p
     rank = measurement(small_disk)
     source = rsl_rl(tmp_path, 10)
     rank.clock.iteration = 11
-    rank._save(small_disk / "trainer" / "model_10.pt", writer(source))
+    rank.saver.save(small_disk / "trainer" / "model_10.pt", writer(source))
     (small_disk / "ballast").write_bytes(b"x" * os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_bsize)
     rank.clock.iteration = 21
-    rank._save(small_disk / "trainer" / "model_20.pt", writer(source))  # does not raise
+    rank.saver.save(small_disk / "trainer" / "model_20.pt", writer(source))  # does not raise
     found, passed = checkpoints.newest_complete(small_disk)
     assert found is not None and found.path.name == "model_10.pt" and passed == []
     assert not list((small_disk / "trainer").glob(".paceline-*"))
     (small_disk / "ballast").unlink()
     rank.clock.iteration = 31
-    rank._save(small_disk / "trainer" / "model_30.pt", writer(source))
+    rank.saver.save(small_disk / "trainer" / "model_30.pt", writer(source))
     named = [(e["event"], e["next_iteration"]) for e in events(rank)]
     # The note about the failure itself may find no room; what was written before and after stands.
     assert [name for name in named if name[0] == "checkpoint"] == [("checkpoint", 11), ("checkpoint", 31)]
@@ -97,7 +97,7 @@ def test_the_last_checkpoint_must_be_written(small_disk: Path, tmp_path: Path, m
     rank.clock.iteration = rank.case.iterations
     (small_disk / "ballast").write_bytes(b"x" * os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_bsize)
     with pytest.raises(LaunchError, match=r"the last checkpoint cannot be written: .*No space left on device"):
-        rank._save(small_disk / "trainer" / "model_4999.pt", writer(source))
+        rank.saver.save(small_disk / "trainer" / "model_4999.pt", writer(source))
     (small_disk / "ballast").unlink()
 
 
