@@ -81,6 +81,11 @@ def case_words(case: Mapping[str, Any]) -> str:
 def headline(comparison: GpuComparison) -> str:
     """Return the sentence at the top: the fastest side against the reference, or why nothing is said."""
     others = [case for case in comparison.cases if known(case["ratio"])]
+    if len(comparison.sides) == 1:
+        return (
+            f"Only {comparison.reference} was measured; with the records of another host, "
+            "`paceline compare-gpus --from FOLDER FOLDER` compares the two."
+        )
     if not others:
         why = next((case["not_comparable"] for case in comparison.cases if case["not_comparable"]), "one side only")
         return f"Nothing is compared: {why}."

@@ -90,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
         assert study.groups is not None
         for group in study.groups:
             asked = {"gpu_type": group.gpu_type, **dict(group.placement), "gpus_per_node": group.gpus_per_node}
-            print(f"{group.name}: " + ", ".join(f"{key} {value}" for key, value in asked.items() if value))
+            words = ", ".join(f"{key} {value}" for key, value in asked.items() if value)
+            print(f"{group.name}: {words or 'this machine'}")
         return 0
     folder = Path(args.folder) if args.folder else launch.default_folder(study, cluster)
     failed = drive(launch.create(folder, study, cluster))
