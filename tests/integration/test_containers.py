@@ -29,7 +29,7 @@ name: containersite
 scheduler: slurm
 partition: batch
 gpus_per_node: 0
-exclusive: true
+placement: one-allocation
 time_limit_min: 10
 signal_s: 60
 cache_dir: {cache}
@@ -128,7 +128,7 @@ def test_a_study_runs_in_the_read_only_image(sif: Path, paceline: Path, slurm: A
     cache = scratch / "cache"
     profile.write_text(PROFILE.format(image=json.dumps(str(sif)), cache=json.dumps(str(cache))))
     folder = scratch / "study"
-    settings = {"task": "Isaac-Cartpole-Direct", "world_sizes": "1,2", "num_envs": "64", "iterations": "6",
+    settings = {"task": "Isaac-Cartpole-Direct", "world_sizes": "1,2", "num_nodes": "2", "num_envs": "64", "iterations": "6",
                 "warmup_iterations": "2", "sync_every": "3", "repeats": "1", "device": "cpu"}  # fmt: skip
     arguments = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     home, node = scratch / "home", scratch / "node"
@@ -150,12 +150,17 @@ def test_a_study_runs_in_the_read_only_image(sif: Path, paceline: Path, slurm: A
     )
     logs = "\n".join(path.read_text()[-3000:] for path in folder.glob("runs/*/*/train.log"))
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs}"
-    assert "CPU rank" in done.stdout or "1.00" in done.stdout
+    assert Path(done.stdout.splitlines()[-1]).is_file(), "the report"
 
     runs = sorted(folder.glob("runs/*/attempt-1"))
     assert len(runs) == 3
     headers = [json.loads(path.open().readline()) for path in folder.glob("runs/*/*/rank-*.jsonl")]
     assert {header["versions"]["isaaclab"] for header in headers} == {"3.0.0"}
+    two = next(run for run in runs if json.loads((run / "case.json").read_text())["num_nodes"] == 2)
+    assert {path.name for path in two.glob("samples-*")} == {"samples-node1.jsonl", "samples-node2.jsonl"}
+    assert {path.name for path in two.glob("doctor-*")} == {
+        "doctor-node1.json", "doctor-node2.json", "doctor-allreduce.json"
+    }  # fmt: skip
     # Not the jobs' environment of this checkout: the image's own.
     assert all("/opt/isaaclab/bin/python" in (run / "train.log").read_text() for run in runs)
     # The warm-up filled the kernel cache, under a key of this image, and the other jobs added nothing that it had.
