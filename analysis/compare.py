@@ -137,6 +137,8 @@ def _usable(table: Table) -> Curve:
         or not np.isfinite(table.number("total_fps")[i])
     }
     found = curves(table)
+    if not found:
+        raise RecordError(f"{table.source}: holds no run with a total rate: nothing to compare")
     if len(found) != 1:
         raise RecordError(
             f"{table.source}: holds {len(found)} curves ({found[0].label}; {found[1].label} ...); compare one"

@@ -19,16 +19,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one row per case; exit code 0 whatever the states are."""
-    from paceline.bench import launch
+    from paceline.bench import launch, profile
     from paceline.bench.campaignfile import CampaignDir
     from paceline.bench.display import case_label, note
-    from paceline.bench.status import UNFINISHED, summary
+    from paceline.bench.status import UNFINISHED, study_status, summary
 
     folder = launch.find_folder(args.folder)
     if CampaignDir(folder).exists():
         return print_campaign(folder, args.format)
     opened = launch.open_study(folder)
-    statuses = opened.status()
+    profiled = profile.cases_of(opened.directory)
+    statuses = opened.status() if not profiled else study_status(opened.directory, (*opened.cases, *profiled))
     if args.format == "json":
         rows = [
             {

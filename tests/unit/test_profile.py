@@ -19,6 +19,7 @@ from paceline.analysis.load import load_study
 from paceline.analysis.report import report_data
 from paceline.bench import launch, profile, sentinel
 from paceline.bench import study as study_module
+from paceline.bench.cli import main
 from paceline.bench.cluster import Cluster
 from paceline.bench.display import case_label
 from paceline.bench.errors import StudyError, TraceError
@@ -117,6 +118,24 @@ def test_profiled_runs_of_a_folder_are_found_and_damaged_ones_are_not(tmp_path: 
     damaged.path.mkdir()
     damaged.case_json.write_text("{")
     assert profile.cases_of(directory) == [cases[1]]
+
+
+def test_status_shows_profiled_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    opened = profile.open_study(tmp_path, study(), LOCAL, Settings())
+    run = opened.directory.run(opened.plan.cases[0].case_id, 1)
+    run.path.mkdir(parents=True)
+    write_json(run.case_json, opened.plan.cases[0].to_json())
+    assert main(["status", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "1 GPU, profiled" in printed and "4 GPUs, repeat 3" in printed
+
+
+def test_comparing_a_folder_with_nothing_but_profiled_runs_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile.open_study(tmp_path, study(), LOCAL, Settings())
+    assert main(["compare", str(tmp_path), str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"paceline: {tmp_path}: holds no run with a total rate: nothing to compare\n"
 
 
 def test_the_report_ignores_profiled_runs(tmp_path: Path) -> None:
