@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from paceline.analysis.tables import Table
 from paceline.analysis.units import known, show
 from paceline.bench.errors import RecordError
+from paceline.bench.rundir import follow_umask
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -73,7 +74,7 @@ def _write(path: Path, text: str) -> None:
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as stream:
             stream.write(text)
-        os.chmod(temporary, 0o644)
+        follow_umask(temporary)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from paceline.analysis.load import Loaded
 from paceline.analysis.scaling import planned_sizes
 from paceline.analysis.units import known
+from paceline.bench.failures import classes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +42,8 @@ def run_rows(loaded: Loaded, summaries: pd.DataFrame) -> list[dict[str, Any]]:
         reasons = [*flags, row.get("warmup_note") if row.get("counts") else None]
         if row["status"] != "completed":
             reasons.insert(0, f"{row.get('cause') or 'cause unknown'}: {row.get('message') or 'no message'}")
+            if row.get("cause") in classes():
+                reasons.insert(1, classes()[row["cause"]].advice)
         elif not row["counts"]:
             reasons.insert(0, row["why_not"])
         row["flags"] = "; ".join(flags) or None

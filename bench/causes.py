@@ -35,6 +35,10 @@ _OURS = "paceline supervise: "
 _AFTER_OVERFLOW = frozenset({"physics_failed", "physx_kernel", "physx_crash", "segfault", "unknown", "truncated"})
 
 
+# What other ranks report after one of them has raised an exception of its own.
+_CONSEQUENCES = frozenset({"nccl", "gloo", "rendezvous", "segfault", "signal", "killed"})
+
+
 class Cause(NamedTuple):
     """Class of a failure, one line for a person, and the lines of the log that say so."""
 
@@ -101,15 +105,26 @@ def _overflows(lines: Mapping[str, int], num_envs_per_rank: int) -> tuple[Overfl
 def classify(log: str) -> Cause:
     """Return the cause of a failure from the end of a log: a known class, else the first exception, else unknown."""
     lines = [_WHO.sub("", line.strip()[:_LINE_LIMIT]) for line in log.splitlines()]
+    exceptions = [line for line in lines if _EXCEPTION.match(line) and not _LAUNCHER.match(line)]
     for row in texts():
         found = _matching(row, lines)
+        if found and row.cause in _CONSEQUENCES and (own := [line for line in exceptions if not _known(line)]):
+            return Cause("error", shorten(own[0]), _kept(own))
         if found:
             cause = Cause(row.cause, shorten(found[0]), _kept(found))
             return _hang(cause, lines) if row.cause == "stalled" else cause
-    exceptions = [line for line in lines if _EXCEPTION.match(line) and not _LAUNCHER.match(line)]
     if exceptions:
         return Cause("error", shorten(exceptions[0]), _kept(exceptions))
-    return Cause("unknown", "the log names no error", _kept([line for line in lines[-3:] if line]))
+    return Cause("unknown", "the log names no error", _kept(_theirs(lines)[-3:]))
+
+
+def _known(line: str) -> bool:
+    return any(_matching(row, [line]) for row in texts())
+
+
+def _theirs(lines: Sequence[str]) -> list[str]:
+    """Return the lines that are not empty and not Paceline's own."""
+    return [line for line in lines if line and not line.startswith("paceline")]
 
 
 def _matching(row: FailureText, lines: Iterable[str]) -> list[str]:
@@ -119,7 +134,7 @@ def _matching(row: FailureText, lines: Iterable[str]) -> list[str]:
 def _hang(cause: Cause, lines: Sequence[str]) -> Cause:
     """Return a hang's own class if the last lines before it was noticed tell one."""
     first = next(index for index, line in enumerate(lines) if line.startswith(_OURS))
-    before = [line for line in lines[:first] if line][-_EVIDENCE:]
+    before = _theirs(lines[:first])[-_EVIDENCE:]
     for row in last_lines():
         found = _matching(row, before)
         if found:

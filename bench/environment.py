@@ -228,3 +228,11 @@ def _lock(path: Path, say: Say) -> Iterator[None]:
         except OSError:
             say(f"this file system has no locks; make sure that nothing else makes the environment ({path.parent})")
         yield
+
+
+if __name__ == "__main__":
+    try:
+        ensure()
+    except LaunchError as error:
+        print(f"paceline: {error}", file=sys.stderr)
+        sys.exit(2)

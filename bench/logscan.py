@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import select
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ _SEARCH_S = 60.0
 _CHUNK_BYTES = 4 << 20
 _LINE_BYTES = 2000
 _KINDS = 20_000
+_GREP_BYTES = 1 << 30
 
 
 @dataclass(kw_only=True)
@@ -101,6 +103,7 @@ def _grep(found: LogScan, stream: io.FileIO, needles: list[bytes], limit_s: floa
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "LC_ALL": "C"},
+            preexec_fn=_little_memory,  # a line of gigabytes must not take them
         ) as child:
             assert child.stdout is not None
             rest = b""
@@ -110,6 +113,10 @@ def _grep(found: LogScan, stream: io.FileIO, needles: list[bytes], limit_s: floa
             _count(found, [rest] if rest else [])
             child.kill()
     return stream.tell() - start
+
+
+def _little_memory() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (_GREP_BYTES, _GREP_BYTES))
 
 
 def _read(descriptor: int, deadline: float) -> bytes:

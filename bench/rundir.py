@@ -211,14 +211,18 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
             stream.write("\n")
             stream.flush()
             os.fsync(stream.fileno())
-        # mkstemp makes the file private; the user's umask decides who may read records.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+        follow_umask(temporary)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def follow_umask(path: str | os.PathLike[str]) -> None:
+    """Give a file that mkstemp made (private) the mode of any other: the user's umask decides who may read it."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(path, 0o666 & ~umask)
 
 
 def read_json(path: Path) -> dict[str, Any]:

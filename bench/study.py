@@ -16,6 +16,7 @@ from paceline.bench.cluster import Directive
 from paceline.bench.errors import StudyError
 from paceline.bench.filemodel import FileModel, Line, Text, nearest, validate
 from paceline.bench.record import STUDY_SCHEMA
+from paceline.bench.redaction import is_secret_name, looks_secret
 from paceline.bench.resolve import resolve
 from paceline.bench.shell import check_environment
 from paceline.bench.tuning import Levers, VariantName
@@ -147,6 +148,17 @@ class StudyValues(FileModel):
     @classmethod
     def _check_environment(cls, value: dict[str, str] | None) -> dict[str, str] | None:
         return value if value is None else check_environment(value)
+
+    @field_validator("overrides")
+    @classmethod
+    def _check_overrides(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for number, text in enumerate(value or (), 1):
+            if looks_secret(text) or is_secret_name(text.partition("=")[0].rpartition(".")[2]):
+                raise ValueError(
+                    f"number {number} holds a credential, which would stand in records; set it as a variable of the "
+                    "shell that starts paceline instead: jobs inherit it"
+                )
+        return value
 
     def stated(self) -> dict[str, Any]:
         """Return the values that are stated, by name."""

@@ -148,6 +148,16 @@ def test_the_table_is_whole() -> None:
         assert not row.pattern.pattern.startswith(".*")
 
 
+def test_a_bug_comes_before_its_consequences(tmp_path: Path) -> None:
+    """One rank raises an exception; what the others say about it, and how torchrun ends them, is not the cause."""
+    log = tmp_path / "train.log"
+    gloo = "[rank1]: RuntimeError: [../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4711\n"
+    nccl = "torch.distributed.DistBackendError: NCCL error in: x, remote process exited\n"
+    log.write_text(BEFORE + nccl + gloo + "[rank0]: ValueError: a mistake\n" + "  exitcode  : -9 (pid: 5)\n" + AFTER)
+    found = causes.read_log(log, 64).cause
+    assert (found.cause, found.message) == ("error", "ValueError: a mistake")
+
+
 def test_what_is_benign_is_no_cause(tmp_path: Path) -> None:
     log = tmp_path / "train.log"
     log.write_text(BEFORE + AFTER)
