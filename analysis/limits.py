@@ -58,7 +58,8 @@ def parts_of_run(block: RunArrays) -> dict[str, float] | None:
         "communication": communication,
     }
     parts = {name: float(seconds.mean()) for name, seconds in found.items()}
-    parts["rest"] = float(values["iteration_time_s"].max(axis=0).mean()) - math.fsum(parts.values())  # the slowest rank
+    rest = float(values["iteration_time_s"].max(axis=0).mean()) - math.fsum(parts.values())  # the slowest rank
+    parts["rest"] = rest if abs(rest) > 1e-9 else 0.0  # rounding
     return parts if all(math.isfinite(seconds) for seconds in parts.values()) else None
 
 
