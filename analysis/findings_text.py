@@ -233,7 +233,8 @@ def _limits(found: Limits, analysis: Analysis) -> list[str]:
         PART_NAMES[row["part"]].partition(" (")[0]
         for row in found.parts[:-1]
         if row["part"] not in ("communication", "rest")  # nothing to shrink
-        and row[f"s_{sizes[0]}"] > 0 and row[f"s_{last}"] >= 0.9 * row[f"s_{sizes[0]}"]
+        and row[f"s_{sizes[0]}"] > 0
+        and row[f"s_{last}"] >= 0.9 * row[f"s_{sizes[0]}"]
     ]
     if flat:
         text += (

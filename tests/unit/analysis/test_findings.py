@@ -52,7 +52,7 @@ def checkout(tmp_path: Path) -> Path:
     """A checkout with one study."""
     (tmp_path / "docs").mkdir()
     shutil.copytree(ROOT / "tests/data/h200/strong_ant_rsl_rl", tmp_path / "records")
-    manifest = (ROOT / MANIFEST).read_text().partition("  - name: weak")[0]
+    manifest = (ROOT / MANIFEST).read_text().partition("\n  - name: strong_ant_rl_games")[0] + "\n"
     (tmp_path / MANIFEST).write_text(manifest.replace("tests/data/h200/strong_ant_rsl_rl", "records"))
     (tmp_path / README).write_text("# R\n<!-- findings:headline -->\n<!-- /findings -->\nown\n")
     end = "<!-- /findings -->\n"
