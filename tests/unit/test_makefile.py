@@ -84,6 +84,15 @@ def test_every_variable_has_its_key(arguments_of: ArgumentsOf) -> None:
         assert arguments_of(target, given, {}) == expected
 
 
+def test_profile_takes_sizes_and_a_window(arguments_of: ArgumentsOf) -> None:
+    assert arguments_of("profile", {}, {}) == ["profile", "strong_scaling"]
+    given = {"TASK": "Isaac-Ant-Direct", "ENVS": "4096", "GPUS": "1,4", "ITERATIONS": "15:18"}
+    given["FOLDER"] = "a b; touch pwned"
+    expected = ["profile", "strong_scaling", "--folder", "a b; touch pwned", "--set", "task=Isaac-Ant-Direct"]
+    expected += ["--set", "num_envs=4096", "--gpus=1,4", "--iterations=15:18"]
+    assert arguments_of("profile", given, {}) == expected
+
+
 @pytest.mark.parametrize("value", NASTY)
 def test_values_arrive_as_typed(arguments_of: ArgumentsOf, value: str) -> None:
     expected = ["run", value, "--cluster", value, "--set", f"task={value}", "--set", f"num_envs={value}"]
