@@ -129,7 +129,10 @@ def warn_of_start_up(capture: Capture, projection: Projection, shown: list[int],
             name = _label(capture, projection.groups[group][1])[1]
             found.append(f"{name} {first / 1e6:,.0f} ms (median {middle / 1e6:,.1f} ms)")
     if found:
-        warnings.append(f"start-up is part of the capture; first instances: {', '.join(dict.fromkeys(found))}")
+        warnings.append(
+            "sums are no steady state: the first instances, of the program or of the capture, took far longer: "
+            + ", ".join(dict.fromkeys(found))
+        )
 
 
 def process_rows(capture: Capture, projection: Projection, warnings: list[str]) -> list[dict[str, Any]]:
