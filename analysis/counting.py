@@ -47,8 +47,10 @@ def _foreign(study: dict[str, Any], row: dict[str, Any]) -> str | None:
     own = study.get("levers")
     levers = lever_pairs(own) if isinstance(own, dict) else ()
     if tuple(row.get("levers") or ()) != levers:
-        found = (row.get("levers") or (), levers)
-        stated, wanted = (", ".join(f"{name}={value}" for name, value in pairs) or "none" for pairs in found)
+        stated, wanted = (
+            ", ".join(f"{name}={value}" for name, value in pairs) or "none"
+            for pairs in (row.get("levers") or (), levers)
+        )
         return f"levers: {stated}; those of the study's curve: {wanted}"
     sizes = study.get("world_sizes")
     if isinstance(sizes, list) and row.get("world_size") not in sizes:

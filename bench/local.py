@@ -42,9 +42,7 @@ class LocalRun:
         cores: Logical cores that it may use, None for all that this process may use.
     """
 
-    def __init__(
-        self, run: RunDir, gpus: Sequence[int] | None = None, cores: Collection[int] | None = None
-    ) -> None:
+    def __init__(self, run: RunDir, gpus: Sequence[int] | None = None, cores: Collection[int] | None = None) -> None:
         self.run = run
         environment = None if gpus is None else {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
         try:
