@@ -128,8 +128,17 @@ def test_a_study_runs_in_the_read_only_image(sif: Path, paceline: Path, slurm: A
     cache = scratch / "cache"
     profile.write_text(PROFILE.format(image=json.dumps(str(sif)), cache=json.dumps(str(cache))))
     folder = scratch / "study"
-    settings = {"task": "Isaac-Cartpole-Direct", "world_sizes": "1,2", "num_nodes": "2", "num_envs": "64",
-                "iterations": "6", "warmup_iterations": "2", "sync_every": "3", "repeats": "1", "device": "cpu"}  # fmt: skip
+    settings = {
+        "device": "cpu",
+        "task": "Isaac-Cartpole-Direct",
+        "world_sizes": "1,2",
+        "num_nodes": "2",
+        "num_envs": "64",
+        "iterations": "6",
+        "warmup_iterations": "2",
+        "sync_every": "3",
+        "repeats": "1",
+    }
     arguments = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     home, node = scratch / "home", scratch / "node"
     home.mkdir()
@@ -170,7 +179,7 @@ def test_a_study_runs_in_the_read_only_image(sif: Path, paceline: Path, slurm: A
     assert any(name.startswith("warp/") for name in files)
     logs_by_run = [(run / "train.log").read_text() for run in runs]
     assert sum("added to the warm cache" in log for log in logs_by_run) >= 1
-    # Nothing is left on the node, and no job wrote to the user's home (Apptainer and the report keep a cache there).
+    # Nothing is left on the node, and no job wrote to the home folder (Apptainer and the report keep a cache there).
     assert not list(node.iterdir())
     assert {path.name for path in home.rglob("*") if path.parent in (home, home / ".cache")} <= {
         ".local", ".apptainer", ".cache", "paceline"
