@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from paceline.bench.rankfile import one_line
+
 EVALUATION_SCHEMA = "paceline.evaluation/1"
 _WARM_UP_STEPS = 1
 
@@ -59,6 +61,7 @@ class Player:
         finished = torch.zeros(num_envs, dtype=torch.long, device=device)
         times: list[float] = []
         successes: list[float] = []
+        from_task = False
         ready = time.perf_counter()
         memory = _DeviceMemory(str(device))
         limit = self.per_env * (longest + 1) + _WARM_UP_STEPS + 10
@@ -77,6 +80,7 @@ class Player:
             counts = done & (finished < self.per_env)
             timed_out = extras.get("time_outs") if isinstance(extras, dict) else None
             reported = _success(extras)
+            from_task = from_task or reported is not None
             for index in torch.nonzero(counts).flatten().tolist():
                 ended = bool(timed_out[index]) if timed_out is not None else bool(length[index] >= longest)
                 success = reported if reported is not None else float(ended)
@@ -106,7 +110,7 @@ class Player:
             "play_s": round(seconds, 3),
             "steps": len(times),
             "step_fps": len(times) * num_envs / seconds,
-            "success_from": "task" if reported_success(successes) else "time_out",
+            "success_from": "task" if from_task else "time_out",
             "device_memory_bytes": memory.peak_bytes,
         }
         while len(times) <= _WARM_UP_STEPS + 1:  # its bundle needs steps after the warm-up
@@ -133,11 +137,6 @@ class _DeviceMemory:
             free, total = torch.cuda.mem_get_info()
             used = total - free - (self.before_bytes or 0)
             self.peak_bytes = max(self.peak_bytes or 0, used)
-
-
-def reported_success(values: list[float]) -> bool:
-    """Return whether success values are more than whether episodes timed out (a rate that a task reports)."""
-    return any(value not in (0.0, 1.0) for value in values)
 
 
 def _success(extras: Any) -> float | None:
@@ -175,16 +174,17 @@ def main() -> int:
         {"type": "header", "schema": EVALUATION_SCHEMA, "began_unix_s": time.time(), "pid": os.getpid(), **cell}
     )
     player = Player(cell, record, began)
-    status, error = "failed", None
+    wanted = player.per_env * int(cell["num_envs"])
+    error: str | None = None
     try:
         _play(cell, player, path.with_suffix(".isaaclab"))
-        wanted = player.per_env * int(cell["num_envs"])
-        status = "completed" if record.episodes == wanted else "failed"
-        error = None if status == "completed" else f"{record.episodes} of {wanted} episodes ended"
     except BaseException as problem:
-        error = f"{type(problem).__name__}: {str(problem).strip().splitlines()[0] if str(problem).strip() else ''}"
+        error = one_line(problem)
         raise
     finally:
+        # The episodes decide: what comes after the last one (Isaac Lab's own summary, its exit) takes nothing away.
+        status = "completed" if record.episodes == wanted else "failed"
+        error = error or (None if status == "completed" else f"{record.episodes} of {wanted} episodes ended")
         usage = resource.getrusage(resource.RUSAGE_SELF)
         record.line(
             {
