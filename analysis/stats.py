@@ -151,19 +151,35 @@ def mser5(values: Sequence[float] | Floats, batch: int = 5) -> SteadyState | Non
 
     Marginal standard error rule on means of batches of five (White, Cobb, Spratt 2000): the cut d minimises sum_{i>d}
     (x_i - mean_{>d})^2 / (n - d)^2. Only the first half is searched, as the rule's authors advise: with few values
-    left, the criterion falls by chance. A minimum at the end of the search says that the series is still changing
-    there.
+    left, the criterion falls by chance. A minimum at the end of the search may be such chance too, the more so with
+    the few batches of a short run: the cut is then drawn back to the first d that tells the same mean within twice its
+    standard error, and no steady state was reached if what is kept still drifts.
     """
     data = np.asarray(values, dtype=np.float64)
     count = len(data) // batch
     if count < 6:
         return None
-    means = data[len(data) - count * batch :].reshape(count, batch).mean(axis=1)
+    means = data[: count * batch].reshape(count, batch).mean(axis=1)  # what is left over lies at the end: steady
     centred = (means - means.mean())[::-1]
     left = np.arange(1, count + 1)
-    squares = np.cumsum(centred**2) - np.cumsum(centred) ** 2 / left
-    criterion = (np.maximum(squares, 0.0) / left**2)[::-1]  # index d: the first d batches left out
+    sums, squares = np.cumsum(centred), np.cumsum(centred**2)
+    criterion = (np.maximum(squares - sums**2 / left, 0.0) / left**2)[::-1]  # index d: the first d batches left out
     half = count // 2
-    cut = int(np.argmin(criterion[: half + 1]))
-    skipped = len(data) - count * batch
-    return SteadyState(cut=cut * batch + skipped if cut else 0, reached=cut < half)
+    best = int(np.argmin(criterion[: half + 1]))
+    cut = best
+    if best == half:
+        tails = means.mean() + (sums / left)[::-1]  # mean without the first d batches
+        error = math.sqrt(criterion[best] * (count - best) / (count - best - 1))  # of the mean of what is kept
+        allowed = 2.0 * error + 1e-12 * abs(float(tails[best]))
+        cut = int(np.flatnonzero(abs(tails[: best + 1] - tails[best]) <= allowed)[0])
+    return SteadyState(cut=cut * batch, reached=best < half or not _drifts(means[cut:]))
+
+
+def _drifts(values: Floats) -> bool:
+    """Return whether a straight line through values rises or falls beyond doubt (99 %)."""
+    x = np.arange(len(values)) - (len(values) - 1) / 2.0
+    spread = float(x @ x)
+    slope = float(x @ values) / spread
+    residual = values - values.mean() - slope * x
+    error = math.sqrt(float(residual @ residual) / (len(values) - 2) / spread)
+    return abs(slope) > t_quantile(len(values) - 2, 0.995) * error and abs(slope) > 1e-12 * abs(float(values.mean()))

@@ -100,3 +100,19 @@ def test_mser_needs_six_batches() -> None:
     assert mser5([1.0] * 29) is None
     state = mser5([1.0] * 30)
     assert state is not None and state.cut == 0
+
+
+def test_mser_of_short_runs() -> None:
+    """Forty iterations, the first of which compile: found, hardly ever called a drift; and a drift is one."""
+    rng = np.random.default_rng(5)
+    found, drifting = [], []
+    for _ in range(200):
+        series = 1.0 + autocorrelated(rng, 43, 0.02)
+        series[0] += 6.0
+        series[:6] += np.linspace(0.5, 0.1, 6)
+        found.append(mser5(series))
+        drifting.append(mser5(1.0 + autocorrelated(rng, 43, 0.02) + np.linspace(0.0, 0.4, 43)))
+    states = [state for state in found if state is not None]
+    assert len(states) == 200 and all(5 <= state.cut <= 20 for state in states)
+    assert sum(not state.reached for state in states) <= 10
+    assert sum(state is not None and not state.reached for state in drifting) >= 180
