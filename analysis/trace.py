@@ -86,7 +86,10 @@ def load(path: str | os.PathLike[str], fast: bool | None = None) -> Capture:
         raise TraceError(f"{path}: no such file or folder")
     if path.suffix == ".xz":
         with unpacked(path) as plain:
-            return load(plain, fast)
+            try:
+                return load(plain, fast)
+            except TraceError as error:
+                raise TraceError(str(error).replace(str(plain), str(path))) from error
     if path.is_file() and (path.suffix == ".json" or path.name.endswith(".json.gz")):
         return kineto.load(path)
     return nsys.load(path, fast=fast is not False)

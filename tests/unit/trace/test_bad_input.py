@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import sqlite3
 import tempfile
@@ -183,3 +184,19 @@ def test_read_only_folder_is_enough(tmp_path: Path) -> None:
     path = write(folder / "t.sqlite", good())
     trace.analyse(path)
     assert [item.name for item in folder.iterdir()] == ["t.sqlite"]
+
+
+def test_compressed_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An .xz file is read as it is; a damaged one is one line, and leaves nothing in the temporary folder."""
+    path = write(tmp_path / "t.sqlite", Rows([Range(0, 9, "a")], [Call(1, 2, 1)], [Operation(3, 4, 1)]))
+    packed = tmp_path / "t.sqlite.xz"
+    packed.write_bytes(lzma.compress(path.read_bytes()))
+    assert trace.analyse(packed).ranges == trace.analyse(path).ranges
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    for content in (packed.read_bytes()[:-40], b"no xz at all", lzma.compress(b"no SQLite at all" * 100)):
+        packed.write_bytes(content)
+        with pytest.raises(TraceError) as caught:
+            trace.analyse(packed)
+        assert "\n" not in str(caught.value) and str(packed) in str(caught.value)
+    assert not list((tmp_path / "temporary").iterdir())

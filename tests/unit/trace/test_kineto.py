@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paceline.analysis import trace
+from paceline.analysis import trace, trace_merge
 from paceline.bench.errors import TraceError
 
 
@@ -51,6 +51,26 @@ def test_projection(tmp_path: Path, name: str) -> None:
     assert rows["update"]["nccl_exposed_s"] == pytest.approx(5e-6)
     assert found.graph_trace == "node"
     assert found.details["profiler"] == "torch.profiler (Kineto)"
+
+
+def test_ranks_of_a_run_are_put_together(tmp_path: Path) -> None:
+    """One trace per rank; a run of one rank has no distributedInfo, so Paceline's own entry says the rank."""
+    traces = []
+    for rank in range(2):
+        data = example() | {"paceline": {"rank": rank, "world_size": 2}}
+        del data["distributedInfo"]
+        path = tmp_path / f"kineto-rank-{rank:04d}.json"
+        path.write_text(json.dumps(data))
+        traces.append(trace.analyse(path))
+    merged = trace_merge.merge(traces, "2 GPUs, profiled")
+    assert sorted((row["rank"], row["name"]) for row in merged.ranges) == [
+        (0, "iteration"), (0, "update"), (1, "iteration"), (1, "update"),
+    ]  # fmt: skip
+    assert len({row["process"] for row in merged.ranges}) == 2  # both were process 10 on their nodes
+    assert merged.details["num_operations"] == 8
+    assert merged.graph_trace == "node" and merged.source == "2 GPUs, profiled"
+    assert "on rank" in merged.diagnosis
+    json.dumps(merged.to_json(), allow_nan=False)
 
 
 def test_bad_files(tmp_path: Path) -> None:
