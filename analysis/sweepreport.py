@@ -124,7 +124,8 @@ def details(analysis: SweepAnalysis) -> list[str]:
     else:
         lines.append(f"Memory per environment is not known: {analysis.why_no_memory}.")
     if analysis.ended_by:
-        lines.append(f"The sweep ended by {_ENDS.get(analysis.ended_by, analysis.ended_by)}: {analysis.ended_why}.")
+        why = str(analysis.ended_why).rstrip(".")
+        lines.append(f"The sweep ended by {_ENDS.get(analysis.ended_by, analysis.ended_by)}: {why}.")
     if analysis.largest_valid is not None and analysis.smallest_out_of_memory is not None:
         lines.append(
             f"{analysis.largest_valid:,} environments fit, {analysis.smallest_out_of_memory:,} do not (both tried)."

@@ -32,6 +32,8 @@ class GpuNode:
     """GRES type, None where the site gives its GPUs none."""
     gpus: int
     features: tuple[str, ...]
+    in_default: bool = False
+    """Whether the site's default partition has it."""
 
 
 def discover(cluster: Cluster) -> list[GpuNode]:
@@ -69,9 +71,10 @@ def parse(text: str) -> list[GpuNode]:
         for match in _GPU_GRES.finditer(gres):
             key = (node.strip(), match["type"])
             before = found.get(key)
-            here = partition.strip().rstrip("*")
+            here, default = partition.strip().rstrip("*"), partition.strip().endswith("*")
             if before is not None:
-                found[key] = replace(before, partitions=tuple(dict.fromkeys((*before.partitions, here))))
+                partitions = tuple(dict.fromkeys((*before.partitions, here)))
+                found[key] = replace(before, partitions=partitions, in_default=before.in_default or default)
                 continue
             found[key] = GpuNode(
                 node=key[0],
@@ -79,6 +82,7 @@ def parse(text: str) -> list[GpuNode]:
                 gpu_type=match["type"],
                 gpus=int(match["count"]),
                 features=tuple(f for f in features.split(",") if f and f != "(null)"),
+                in_default=default,
             )
     return sorted(found.values(), key=lambda each: (each.node, each.gpu_type or ""))
 
@@ -148,9 +152,10 @@ def _group(
     nodelist: str | None = None,
 ) -> GpuGroup:
     partition = None
-    if cluster.partition is None and nodes:
-        # The site's default partition may not have these nodes: name one that does.
-        partition = nodes[0].partitions[0]
+    if cluster.partition is None and nodes and not all(node.in_default for node in nodes):
+        # Jobs without a partition go to the default one, which does not have these nodes: name one that has all.
+        common = [name for name in nodes[0].partitions if all(name in node.partitions for node in nodes)]
+        partition = (common or list(nodes[0].partitions))[0]
     both = f"({cluster.constraint})&{constraint}" if cluster.constraint and constraint else constraint
     return GpuGroup(
         name=name,

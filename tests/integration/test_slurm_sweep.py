@@ -63,8 +63,8 @@ def test_types_are_discovered(site: SlurmCluster, paceline: Path, profile: Path)
     done = call(site, paceline, "compare-gpus", "--cluster", profile, "--list")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "h100: gpu_type h100, partition batch, gpus_per_node 8",
-        "a5000: gpu_type a5000, partition batch, gpus_per_node 8",
+        "h100: gpu_type h100, gpus_per_node 8",  # the default partition has it
+        "a5000: gpu_type a5000, gpus_per_node 8",
     ]
     done = call(site, paceline, "compare-gpus", "--cluster", profile, "--types", "l40", "--list")
     assert done.returncode == 2 and "type 'l40' (types: a5000, h100;" in done.stderr
@@ -91,8 +91,8 @@ def test_a_sweep_mends_a_real_overflow(
     site: SlurmCluster, paceline: Path, profile: Path, jobs_environment: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "sweep"
-    small = ["--start", "32", "--limit", "64", "--set", "iterations=5", "--set", "num_minibatches=4"]
-    tight = "overrides=env.sim.physics.solver_cfg.njmax=18"  # too few constraints for an Ant that has fallen
+    small = ["--start", "32", "--limit", "32", "--set", "iterations=4", "--set", "num_minibatches=4"]
+    tight = "overrides=env.sim.physics.solver_cfg.njmax=6"  # too few constraints for an Ant that has fallen
     arguments: list[str | Path] = [
         "sweep",
         "--task",
@@ -109,9 +109,9 @@ def test_a_sweep_mends_a_real_overflow(
     runs = json.loads((folder / "sweep.json").read_text())["runs"]
     first = runs[0]
     assert (first["verdict"], first["overflows"][0]["buffer"]) == ("overflow", "njmax"), runs
-    assert first["overflows"][0]["needed"] > 18
+    assert first["overflows"][0]["needed"] > 6
     assert runs[1]["buffer_sizes"] == {"solver_cfg.njmax": first["overflows"][0]["needed"]}
-    assert {run["num_envs_per_rank"] for run in runs if run["verdict"] == "valid"} == {32, 64}
+    assert runs[-1]["verdict"] == "valid"
     with (folder / "report" / "combined_results.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == len(runs)

@@ -40,6 +40,7 @@ def test_every_type_is_a_side_by_default() -> None:
     assert set(found) == {"h100", "l40s", "a100", "a30"}
     assert found["h100"].gpus_per_node == 4, "what all its nodes have"
     assert found["l40s"].partition == "short", "the default partition does not have it"
+    assert found["h100"].partition is None
     assert all(group.partition is None for group in groups(parse(SINFO), SITE.model_copy(update={"partition": "all"})))
 
 
