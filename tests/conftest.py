@@ -125,8 +125,13 @@ class SlurmCluster:
         return dict(row.split() for row in rows if row)
 
 
-def slurm_cluster(accounting: bool, gpus: tuple[str, str] = ("l40", "l40")) -> Iterator[SlurmCluster]:
-    """Yield a cluster of its own, for a fixture; ``gpus`` are the types of GPUs that node1 and node2 pretend to have."""
+def slurm_cluster(
+    accounting: bool, gpus: tuple[str, str] = ("l40", "l40"), settings: str = ""
+) -> Iterator[SlurmCluster]:
+    """Yield a cluster of its own, for a fixture.
+
+    ``gpus`` are the types of GPUs that node1 and node2 pretend to have, ``settings`` further lines of slurm.conf.
+    """
     scripts = ROOT / "tests" / "slurm"
     shared = Path(tempfile.gettempdir())  # short: a socket's path may have 107 bytes
     for left_over in shared.glob("paceline-slurm-*"):
@@ -139,6 +144,7 @@ def slurm_cluster(accounting: bool, gpus: tuple[str, str] = ("l40", "l40")) -> I
     try:
         started = subprocess.run(
             [scripts / "start.sh", folder, "dbd" if accounting else "none", *gpus],
+            env={**os.environ, "SLURM_CONF_MORE": settings},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -166,6 +172,13 @@ def slurm_with_accounting(require: Callable[[str], None]) -> Iterator[SlurmClust
     require("slurm")
     require("slurmdbd")
     yield from slurm_cluster(accounting=True)
+
+
+@pytest.fixture(scope="module")
+def slurm_to_break(require: Callable[[str], None]) -> Iterator[SlurmCluster]:
+    """A real Slurm of one's own, that notices within seconds when a node has gone."""
+    require("slurm")
+    yield from slurm_cluster(accounting=False, settings="SlurmdTimeout=9")
 
 
 @pytest.fixture(scope="session")

@@ -61,6 +61,7 @@ port=$(free_ports)
 # GRES need character devices, or Slurm does not set CUDA_VISIBLE_DEVICES; these are /dev/null under other names.
 for gpu in {0..7}; do mknod "$folder/dev/nvidia$gpu" c 1 3; done
 fill slurm.conf.in > "$folder/etc/slurm.conf"
+printf '%s\n' "${SLURM_CONF_MORE:-}" >> "$folder/etc/slurm.conf" # further settings, for a test of its own
 fill gres.conf.in > "$folder/etc/gres.conf"
 export SLURM_CONF=$folder/etc/slurm.conf
 

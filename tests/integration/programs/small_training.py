@@ -63,8 +63,8 @@ def misbehave(fault: str, run: RunDir, iteration: int) -> None:
         kill(job_script())
     elif fault == "hang in step" or (fault == "hang in all-reduce" and RANK == 1):
         stuck_in_step()
-    elif fault == "wait":
-        time.sleep(600)
+    elif fault in ("wait", "pause"):
+        time.sleep(600 if fault == "wait" else 25)
     elif fault == "bug":
         raise ValueError("a mistake in the reward function")
     elif fault == "out of memory" and RANK == 0:
