@@ -6,7 +6,7 @@ import pytest
 from paceline.bench import campaign as campaigns
 from paceline.bench.cluster import Cluster, load_cluster
 from paceline.bench.errors import LaunchError, StudyError
-from paceline.bench.preset import Preset, load_preset, override, shipped, to_yaml
+from paceline.bench.preset import Alerts, Preset, load_preset, override, shipped, to_yaml
 from paceline.bench.presetcheck import Checked
 
 LEAST = "schema: paceline.preset/1\nname: mine\ntask: Isaac-Cartpole-Direct\nnum_envs: 64\niterations: 10\n"
@@ -177,3 +177,15 @@ def test_more_gpus_than_there_are(tmp_path: Path) -> None:
     site = Cluster(name="site", scheduler="slurm", gpus_per_node=1)
     with pytest.raises(StudyError, match="asks for 2 GPUs on a node, a node of 'site' has 1"):
         campaigns.make_case(preset(tmp_path, "world_size: 2\n"), checked(), site)
+
+
+def test_the_documentation_shows_a_valid_preset(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
+    blocks = [block.partition("```")[0] for block in page.split("```yaml\n")[1:]]
+    shown = tmp_path / "shown.yaml"
+    shown.write_text(blocks[0])
+    assert load_preset(shown).settings()["env.rewards.lin_vel_z_l2"] is None
+    shown.write_text(LEAST + blocks[1])  # Weights & Biases, Prometheus
+    assert load_preset(shown).metrics_port == 9400
+    keys = {key for key in Alerts.model_fields if key not in ("step_s", "after_iterations", "short_episode_steps")}
+    assert all(f"`{key}`" in page for key in keys)
