@@ -133,8 +133,9 @@ class CampaignDir:
     @staticmethod
     def of_run(run: Path) -> CampaignDir | None:
         """Return the campaign folder that a run folder lies in, None if it is a study's run."""
-        folder = CampaignDir(run.absolute().parents[2])
-        return folder if folder.exists() else None
+        parents = run.absolute().parents
+        folder = CampaignDir(parents[2]) if len(parents) > 2 else None
+        return folder if folder is not None and folder.exists() else None
 
 
 def segment_json(run: Path) -> Path:

@@ -19,7 +19,9 @@ from paceline.bench.rundir import StudyDir
 from paceline.bench.status import CaseStatus, study_status
 from paceline.bench.study import Study, load_study
 
-EXTENDABLE = frozenset({"limit_envs", "resolution_pct", "sweep_time_min", "repeats", "world_sizes", "name", "time_limit_min", "tuning"})
+EXTENDABLE = frozenset(
+    {"limit_envs", "resolution_pct", "sweep_time_min", "repeats", "world_sizes", "name", "time_limit_min", "tuning"}
+)
 """Fields of a study that may change in a folder that already holds runs: they add cases or leave them as they are."""
 
 
@@ -138,12 +140,16 @@ def default_folder(study: Study, cluster: Cluster) -> Path:
 
 
 def find_folder(name: str) -> Path:
-    """Return the study folder that a command names, by path or by its name below ./outputs; LaunchError if none is."""
+    """Return the study or campaign folder that a command names, by path or by its name below ./outputs.
+
+    Raises:
+        LaunchError: There is none; the message names the nearest.
+    """
     path = Path(name)
     if path.exists():
         return path
     outputs = Path("outputs")
-    known = sorted(p.parent.name for p in outputs.glob("*/study.yaml")) if outputs.exists() else []
+    known = sorted(p.parent.name for p in [*outputs.glob("*/study.yaml"), *outputs.glob("*/campaign.json")])
     if name in known:
         return outputs / name
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
