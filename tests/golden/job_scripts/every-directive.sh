@@ -94,13 +94,13 @@ finish() {
     set +e
     if [ -n "$interrupted" ]; then ended+=(--interrupted "$interrupted"); fi
     sentinel "${ended[@]}"
+    if [ -n "${NODE_DIR:-}" ]; then on_nodes timeout 60 rm -rf -- "$NODE_DIR"; fi
     # From here, outside any container: scontrol does not exist inside. The job id stays, the attempt is a new one.
     if [ -n "${SLURM_JOB_ID:-}" ] && [ "$attempt" -lt 3 ]; then
         case $interrupted in
             time_limit | preempted) grep -q '"status": "completed"' result.json || scontrol requeue "$SLURM_JOB_ID" ;;
         esac
     fi
-    if [ -n "${NODE_DIR:-}" ]; then on_nodes timeout 60 rm -rf -- "$NODE_DIR"; fi
     if grep -q '"status": "completed"' result.json 2>/dev/null; then exit 0; fi
     if [ "$exit_code" -ne 0 ]; then exit "$exit_code"; fi
     exit 1
@@ -119,6 +119,7 @@ on_signal() {
         esac
     fi
     say "signal $1 ($interrupted): stopping"
+    printf '%s' "$interrupted" >.interrupted || true # for the next start, should this one be killed before its sentinel
     if [ -n "$train_pid" ]; then stop_training; fi
 }
 # shellcheck disable=SC2317 # called by trap
@@ -238,8 +239,8 @@ unset PYTHONDONTWRITEBYTECODE # images come without compiled modules, and every 
 enter
 
 if [ -n "$before" ] && [ ! -e "$before/result.json" ]; then
-    # Nothing of that attempt lived long enough to say how it ended: its node went away.
-    PACELINE_RUN_DIR="$before" sentinel --interrupted node_failure || true
+    # Nothing of that attempt lived long enough to write its sentinel: it was told to end, or its node went away.
+    PACELINE_RUN_DIR="$before" sentinel --interrupted "$(cat "$before/.interrupted" 2>/dev/null || echo node_failure)" || true
 fi
 
 # ---- preflight: fail in seconds, with a reason ----------------------------------------------------------------------

@@ -104,6 +104,7 @@ on_signal() {
         esac
     fi
     say "signal $1 ($interrupted): stopping"
+    printf '%s' "$interrupted" >.interrupted || true # for the next start, should this one be killed before its sentinel
     if [ -n "$train_pid" ]; then stop_training; fi
 }
 # shellcheck disable=SC2317 # called by trap
@@ -218,8 +219,8 @@ unset PYTHONDONTWRITEBYTECODE # images come without compiled modules, and every 
 enter
 
 if [ -n "$before" ] && [ ! -e "$before/result.json" ]; then
-    # Nothing of that attempt lived long enough to say how it ended: its node went away.
-    PACELINE_RUN_DIR="$before" sentinel --interrupted node_failure || true
+    # Nothing of that attempt lived long enough to write its sentinel: it was told to end, or its node went away.
+    PACELINE_RUN_DIR="$before" sentinel --interrupted "$(cat "$before/.interrupted" 2>/dev/null || echo node_failure)" || true
 fi
 
 # ---- preflight: fail in seconds, with a reason ----------------------------------------------------------------------
