@@ -83,8 +83,6 @@ FAULTS = {
     "kill rank": "killed",
     "kill torchrun": "killed",
     "kill script": "lost",
-    "hang in step": "stalled",
-    "hang in all-reduce": "stalled",
     "hang at exit": None,
     "truncated": "truncated",
     "clock": None,
@@ -125,12 +123,6 @@ def test_faults_of_a_run(make_site: Callable[..., Site], require: Callable[[str]
             assert (told["after"], told["cause"]) == (1, cause)
     names = list(FAULTS)
 
-    for name in ("hang in step", "hang in all-reduce"):
-        run, _ = attempts(study, names.index(name))[0]
-        (stacks,) = run.path.glob("stacks-*.txt")
-        text = read(stacks)
-        assert "==== rank 0" in text and "==== rank 1" in text
-        assert "stuck_in_step" in text and ("all_reduce" in text or name == "hang in step")
     run, result = attempts(study, names.index("hang at exit"))[0]
     assert "hang at exit: ending them" in read(run.train_log)
 
@@ -167,7 +159,7 @@ def test_faults_of_a_run(make_site: Callable[..., Site], require: Callable[[str]
     assert sum(row["counts"] == "True" for row in rows) == len(FAULTS) - len(bugs)
     assert "Patch" in next(row["flags"] for row in rows if row["flags"])
     page = read(site.folder / "report" / "report.md")
-    assert "killed" in page and "stalled" in page
+    assert "killed" in page and "truncated" in page
 
     # A sentinel of which only half is there is written again from the records; nothing runs once more.
     run, _ = attempts(study, names.index("secret"))[0]
@@ -186,6 +178,22 @@ def test_faults_of_a_run(make_site: Callable[..., Site], require: Callable[[str]
     everything = site.paceline("retry", site.folder, "--all")
     assert everything.returncode == 0, everything.stderr
     assert {row["state"] for row in site.status()} == {"completed"}
+
+
+def test_hangs(make_site: Callable[..., Site]) -> None:
+    """Ranks that hang are ended, where they were is kept, and the next attempt completes."""
+    names = ["hang in step", "hang in all-reduce"]
+    site = make_site()
+    study = site.prepare({str(number): name for number, name in enumerate(names)}, repeats=2, stall_s=25)
+    done = site.paceline("retry", site.folder)
+    assert done.returncode == 0, done.stderr
+    for number, name in enumerate(names):
+        (run, first), (_, second) = attempts(study, number)
+        assert (first.status, first.cause, second.status) == ("failed", "stalled", "completed"), read(run.train_log)
+        (stacks,) = run.path.glob("stacks-*.txt")
+        text = read(stacks)
+        assert "==== rank 0" in text and "==== rank 1" in text
+        assert "stuck_in_step" in text and ("all_reduce" in text or name == "hang in step")
 
 
 def test_memory_that_ends(make_site: Callable[..., Site]) -> None:

@@ -102,7 +102,8 @@ def test_cancelled_requeued_and_out_of_time(slurm_to_break: Any, make_site: Call
     finished(driver, 1)
 
     ((_, first),) = attempts(study, 0)
-    assert (first.status, first.cause) == ("interrupted", "signal")
+    # Where Slurm's KillWait is over before the sentinel is written, the watcher writes what Slurm says.
+    assert first.status == "interrupted" and first.cause in ("signal", "cancelled")
     (_, first), (run, second) = attempts(study, 1)
     assert (first.status, first.cause, second.status) == ("interrupted", "signal", "completed"), read(run.train_log)
     assert first.job_id == second.job_id == requeued
@@ -132,7 +133,10 @@ def test_a_node_that_dies(slurm_to_break: Any, make_site: Callable[..., Site]) -
     assert second.status == "completed" and second.nodes != (node,)
     assert site.status()[0]["attempt"] == 2
     quiet(["slurmd", "-N", node], site.environment)
-    slurm_to_break.run("scontrol", "update", f"nodename={node}", "state=resume")
+    deadline = time.monotonic() + 30
+    while "idle" not in slurm_to_break.run("sinfo", "--noheader", "--nodes", node, "--format=%t"):
+        assert time.monotonic() < deadline, "the node does not come back"
+        time.sleep(0.5)
 
 
 def test_a_controller_that_restarts_a_drained_node_no_munge_and_two_watchers(

@@ -195,13 +195,14 @@ def test_usr1_to_the_batch_shell_ends_and_requeues_the_job(scene: Scene, nodes: 
     for node in range(1, nodes + 1):
         wait_for(run.path / f"torchrun-node{node}-0.json")
     scene.slurm.run("scancel", "--batch", "--signal=USR1", job)  # what --signal=B:USR1@... does
-    wait_for(run.path / "restart-1" / "result.json", timeout_s=100)
+    again = scene.study.run(run.case_id, 2)
+    wait_for(again.result_json, timeout_s=100)
     assert scene.wait(job, {"FAILED", "COMPLETED"}) == "FAILED"
-    first = json.loads((run.path / "restart-1" / "result.json").read_text())
+    first = json.loads(run.result_json.read_text())
     assert (first["status"], first["cause"]) == ("interrupted", "time_limit")
-    second = json.loads(run.result_json.read_text())
+    second = json.loads(again.result_json.read_text())
     assert second["status"] == "failed"
-    assert json.loads((run.path / "torchrun-node1-1.json").read_text())["SLURM_RESTART_COUNT"] == "1"
+    assert json.loads((again.path / "torchrun-node1-1.json").read_text())["SLURM_RESTART_COUNT"] == "1"
 
 
 def test_scancel_leaves_a_result(scene: Scene) -> None:
