@@ -244,7 +244,8 @@ def test_retry_after_a_killed_job(slurm_with_accounting: Any, site_on: Callable[
     """A job is killed, with slurmdbd: the study reports the rest and says so; `retry` runs that case alone."""
     site = site_on(slurm_with_accounting)
     folder = site.home / "study"
-    process = site.start(*site.run_arguments(folder))
+    # One attempt: with more, `run` would make the next one itself.
+    process = site.start(*site.run_arguments(folder, max_attempts="1"))
 
     def training_with_two_ranks() -> Path | None:
         assert process.poll() is None, process.communicate()[0]
