@@ -94,13 +94,13 @@ finish() {
     set +e
     if [ -n "$interrupted" ]; then ended+=(--interrupted "$interrupted"); fi
     sentinel "${ended[@]}"
+    if [ -n "${NODE_DIR:-}" ]; then on_nodes timeout 60 rm -rf -- "$NODE_DIR"; fi
     # From here, outside any container: scontrol does not exist inside. The job id stays, the attempt is a new one.
     if [ -n "${SLURM_JOB_ID:-}" ] && [ "$attempt" -lt 3 ]; then
         case $interrupted in
             time_limit | preempted) grep -q '"status": "completed"' result.json || scontrol requeue "$SLURM_JOB_ID" ;;
         esac
     fi
-    if [ -n "${NODE_DIR:-}" ]; then on_nodes timeout 60 rm -rf -- "$NODE_DIR"; fi
     if grep -q '"status": "completed"' result.json 2>/dev/null; then exit 0; fi
     if [ "$exit_code" -ne 0 ]; then exit "$exit_code"; fi
     exit 1
