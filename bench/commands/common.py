@@ -102,12 +102,13 @@ def finish(opened: OpenStudy, statuses: Sequence[CaseStatus]) -> int:
         return 0
     failed = [status for status in statuses if not status.done]
     for status in failed:
-        where = ""
+        run = None
         if status.attempt is not None and status.state != "missing":
-            where = f" (log: {opened.directory.run(status.case.case_id, status.attempt).train_log})"
+            run = opened.directory.run(status.case.case_id, status.attempt)
+        where = f" (log: {run.train_log})" if run else ""
         detail = f": {note(status)}" if note(status) else ""
         print(f"{case_label(status)}: {status.state}{detail}{where}", file=sys.stderr)
-        for line in complaints(opened.directory.run(status.case.case_id, status.attempt)) if where else ():
+        for line in complaints(run) if run else ():
             print(f"    {line}", file=sys.stderr)
     if not any(status.done and status.case.kind != "warmup" for status in statuses):
         print("paceline: no run completed, so there is nothing to report", file=sys.stderr)
