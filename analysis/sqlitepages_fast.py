@@ -11,31 +11,42 @@ FULL, UNKNOWN, DAMAGED = 1, 2, 3
 """Why ``decode`` stopped: a list needs more room, a value that the library should read, not a valid page."""
 _INTERIOR, _LEAF = 5, 13
 _NO_TIME = np.int64(-(2**63))
+_ONE = np.uint64(1)
 _FNV_OFFSET = np.uint64(14695981039346656037)
 _FNV_PRIME = np.uint64(1099511628211)
 
 
 @njit(cache=True, nogil=True)
 def _u16(buffer: Any, at: Any) -> Any:
-    return (np.int64(buffer[at]) << 8) | np.int64(buffer[at + 1])
+    place = np.uint64(at)  # an index that cannot be negative needs no look whether it is
+    return (np.int64(buffer[place]) << 8) | np.int64(buffer[place + _ONE])
 
 
 @njit(cache=True, nogil=True)
 def _u32(buffer: Any, at: Any) -> Any:
-    return (_u16(buffer, at) << 16) | _u16(buffer, at + 2)
+    place = np.uint64(at)
+    return (
+        (np.int64(buffer[place]) << 24)
+        | (np.int64(buffer[place + _ONE]) << 16)
+        | (np.int64(buffer[place + np.uint64(2)]) << 8)
+        | np.int64(buffer[place + np.uint64(3)])
+    )
 
 
 @njit(cache=True, nogil=True)
 def _varint(buffer: Any, at: Any) -> Any:
     """Return (value, position after it) of a variable-length integer: 7 bits a byte, the ninth byte whole."""
+    byte = np.int64(buffer[np.uint64(at)])
+    if byte < 128:
+        return byte, at + 1
     value = np.int64(0)
     for _ in range(8):
-        byte = np.int64(buffer[at])
+        byte = np.int64(buffer[np.uint64(at)])
         at += 1
         value = (value << 7) | (byte & 127)
         if byte < 128:
             return value, at
-    return (value << 8) | np.int64(buffer[at]), at + 1
+    return (value << 8) | np.int64(buffer[np.uint64(at)]), at + 1
 
 
 @njit(cache=True, nogil=True)
@@ -110,13 +121,19 @@ def _size(kind: Any) -> Any:
 @njit(cache=True, nogil=True)
 def _integer(buffer: Any, at: Any, kind: Any) -> Any:
     """Return a big-endian integer of record type 1 to 6, 8 or 9."""
-    if kind == 8 or kind == 9:
-        return kind - 8
-    size = _size(kind)
-    value = np.int64(np.int8(buffer[at]))
-    for i in range(1, size):
-        value = (value << 8) | np.int64(buffer[at + i])
-    return value
+    if kind == 4:
+        return np.int64(np.int32(_u32(buffer, at)))
+    if kind == 5:
+        return (np.int64(np.int16(_u16(buffer, at))) << 32) | _u32(buffer, at + 2)
+    if kind == 6:
+        return (_u32(buffer, at) << 32) | _u32(buffer, at + 4)
+    if kind == 3:
+        return (np.int64(np.int8(buffer[np.uint64(at)])) << 16) | _u16(buffer, at + 1)
+    if kind == 2:
+        return np.int64(np.int16(_u16(buffer, at)))
+    if kind == 1:
+        return np.int64(np.int8(buffer[np.uint64(at)]))
+    return kind - 8
 
 
 @njit(cache=True, nogil=True)
