@@ -49,6 +49,7 @@ class Driver:
                 f"note: the code has changed since this study began; its jobs keep running the snapshot "
                 f"{taken.content_hash} in {self._opened.directory.code}"
             )
+        settle(self._opened, self._opened.status())  # what could not be written when it happened
         if self._opened.cluster.scheduler == "slurm":
             self._submit(self._to_start(wanted))
             return follow(self._opened, self._display, lambda statuses: self.repeat(statuses, wanted))

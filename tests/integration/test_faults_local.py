@@ -235,11 +235,12 @@ def test_a_folder_that_becomes_read_only(make_site: Callable[..., Site], tmp_pat
         assert "Read-only file system" in done.stderr and len(done.stderr.strip().splitlines()[-1]) < 400
         (row,) = site.status()
         assert (row["state"], row["cause"]) == ("lost", "lost")
-        subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+        subprocess.run(["umount", "--lazy", disk], check=True)  # the read-only mount over it
         again = site.paceline("retry", site.folder)
         assert again.returncode == 0, again.stderr
-        (_, second) = attempts(study, 0)[-1]
-        assert second.status == "completed" and site.status()[0]["state"] == "completed"
+        (_, first), (_, second) = attempts(study, 0)
+        assert (first.status, first.cause, second.status) == ("failed", "read_only", "completed")
+        assert site.status()[0]["state"] == "completed"
 
 
 def test_a_killed_driver_and_a_second_one(make_site: Callable[..., Site]) -> None:

@@ -77,7 +77,9 @@ def misbehave(fault: str, run: RunDir, iteration: int) -> None:
                 stream.write(b"x" * 65536)
                 stream.flush()
     elif fault == "read-only" and RANK == 0:
-        os.system(f"mount -o remount,ro '{run.path.parents[2]}'")
+        folder = run.path.parents[2]
+        os.system(f"mount --bind '{folder}' '{folder}' && mount -o remount,bind,ro '{folder}'")
+        (run.path / "checkpoint.pt").touch()
     elif fault == "clock" and RANK == 0:
         Path(os.environ["FAKETIME_TIMESTAMP_FILE"]).write_text("-3600")
     elif fault == "overflow" and RANK == 0:
