@@ -226,7 +226,8 @@ def tuning_verdict(results: Sequence[VariantResult], world_size: int | None) -> 
     where = f"world size {largest}"
     if better:
         best = max(better, key=lambda result: result.change.change)
-        return Verdict("better", f"Variant {best.variant} is better at {where}: {_percent(best.change)}.", details, world_size)
+        headline = f"Variant {best.variant} is better at {where}: {_percent(best.change)}."
+        return Verdict("better", headline, details, world_size)
     if all(result.change.verdict == "worse" for result in here):
         return Verdict("worse", f"Every variant is worse than the baseline at {where}.", details, world_size)
     headline = f"Inconclusive: no variant is better than the baseline for certain at {where}."
