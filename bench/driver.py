@@ -125,6 +125,8 @@ class Driver:
             self._display.say(f"ending {run.path.name} of case {run.case_id} ...")
             process.stop()
             raise
+        if not run.result_json.exists():
+            local.wait_until_gone(run)
         statuses = self._opened.status()
         if settle(self._opened, [_same_case(statuses, status)]):
             statuses = self._opened.status()

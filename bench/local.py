@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from paceline.bench.errors import LaunchError
 from paceline.bench.record import LAUNCH_SCHEMA
@@ -88,6 +89,20 @@ class LocalRun:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+
+def wait_until_gone(run: RunDir, limit_s: float = 90.0) -> None:
+    """Wait for what is left of a run whose script was killed: its supervisor ends it, and the next must not meet it."""
+    mark = f"PACELINE_RUN_DIR={run.path}".encode()
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline and any(_has(process, mark) for process in Path("/proc").glob("[0-9]*")):
+        time.sleep(0.2)
+
+
+def _has(process: Path, variable: bytes) -> bool:
+    with contextlib.suppress(OSError):
+        return variable in (process / "environ").read_bytes().split(b"\0")
+    return False
 
 
 def cancel(launch: dict[str, object]) -> None:

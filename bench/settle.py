@@ -74,7 +74,9 @@ def _result(run: RunDir, status: CaseStatus) -> Result:
     if result.status == "completed":
         return result
     cause, message = result.cause, result.message
-    if from_slurm or result.cause in _LOG_KNOWS_NOTHING:
+    # That the training was told to end is a consequence, where its job script vanished.
+    vanished = status.cause == "lost" and result.cause == "signal"
+    if from_slurm or vanished or result.cause in _LOG_KNOWS_NOTHING:
         cause, message = status.cause, status.message
         known = failure_class(cause)
         old = extra.get("failure") or {}

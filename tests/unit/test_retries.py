@@ -61,7 +61,7 @@ def status(opened: OpenStudy) -> CaseStatus:
 
 
 OVERFLOW = {
-    "buffer": "Patch", "setting": "gpu_max_rigid_patch_count", "needed": 200_000, "count": 7, "first": "Patch buffer ..."
+    "buffer": "Patch", "setting": "gpu_max_rigid_patch_count", "needed": 200_000, "count": 7, "first": "Patch buffer"
 }  # fmt: skip
 INVALID = {"invalid_physics": "Patch buffer overflow: it needs at least 200000", "overflows": [OVERFLOW]}
 
@@ -186,6 +186,15 @@ def test_a_lost_run_is_told_by_its_log(opened: OpenStudy, monkeypatch: pytest.Mo
     result = Result.from_json(read_json(run.result_json))
     assert (result.status, result.cause, result.nodes) == ("failed", "oom_device", ("node1",))
     assert result.extra["failure"]["evidence"] == ["RuntimeError: CUDA error: out of memory"]
+
+
+def test_a_script_that_vanished_is_the_cause_of_the_signal(opened: OpenStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settle, "_LATE_S", 0.0)
+    run = attempt(opened)
+    run.train_log.write_text("torch.distributed.SignalException: Process 5 got signal: 15\n")
+    lost = CaseStatus(case=opened.plan.cases[0], state="lost", attempt=1, cause="lost", message="gone")
+    assert settle.settle(opened, [lost])
+    assert (status(opened).cause, status(opened).message) == ("lost", "gone")
 
 
 def test_slurm_knows_best_why_it_ended_a_job(opened: OpenStudy) -> None:
