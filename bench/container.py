@@ -14,7 +14,7 @@ from paceline.bench.errors import ClusterError
 from paceline.bench.shell import JOB_VARIABLES
 
 # What a container is given besides: a study may set the first, and the second differs inside.
-_DOCKER_VARIABLES = ("HYDRA_FULL_ERROR", "HOME", "ISAACLAB_PATH", "OMNI_KIT_ALLOW_ROOT", "GIT_PYTHON_REFRESH")
+_DOCKER_VARIABLES = ("HYDRA_FULL_ERROR", "HOME", "ISAACLAB_PATH", "OMNI_KIT_ALLOW_ROOT", "GIT_PYTHON_REFRESH", "TMPDIR")
 
 
 def binds(cluster: Cluster) -> list[str]:

@@ -128,7 +128,8 @@ esac
 # The owner counts: where everybody may write, somebody else could have made a folder of this name.
 # shellcheck disable=SC2016 # the inner shell expands them
 on_nodes bash -c '{ mkdir -m 700 -- "$1" 2>/dev/null || { [ -d "$1" ] && [ ! -L "$1" ] && [ -O "$1" ]; }; } &&
-    mkdir -p -- "$1/home"' bash "$NODE_DIR" || fail "this folder cannot be made on every node: $NODE_DIR"
+    mkdir -p -- "$1/home" "$1/tmp"' bash "$NODE_DIR" || fail "this folder cannot be made on every node: $NODE_DIR"
+export TMPDIR="$NODE_DIR/tmp" # torchrun and others leave files there
 export PACELINE_NODE_DIR="$NODE_DIR" PACELINE_WARM_DIR="$CACHE_DIR/warm"
 export PYTHONNOUSERSITE=1 # packages in the user's own ~/.local are none of the image's
 export GIT_PYTHON_REFRESH="${GIT_PYTHON_REFRESH:-quiet}" # rsl_rl imports GitPython, and images often have no git
@@ -175,6 +176,7 @@ enter() {
         ISAACLAB_PATH \
         OMNI_KIT_ALLOW_ROOT \
         GIT_PYTHON_REFRESH \
+        TMPDIR \
         CUDA_VISIBLE_DEVICES $(compgen -A export SLURM_); do
         if [ -n "${!name+set}" ]; then variables+=(--env "$name"); fi
     done
