@@ -72,8 +72,9 @@ def build_command(
                 values.setdefault("BOOTSTRAP", "localimage")
         words = [str(program("apptainer") or "apptainer"), "build", *options]
         cache = _uv_cache()
-        if cache and name == "isaaclab-3.0" and not any("/opt/uv-cache" in option for option in options):
-            words += ["--bind", f"{cache}:/opt/uv-cache"]  # packages that were fetched before; stays out of the image
+        if cache and name == "isaaclab-3.0" and not any(":/mnt" in option for option in options):
+            # Packages that were fetched before, out of the image. /mnt: Apptainer binds onto what every base has.
+            words += ["--bind", f"{cache}:/mnt"]
         for key, value in values.items():
             words += ["--build-arg", f"{key}={value}"]
         return [*words, output, str(recipe / f"{name}.def")]
@@ -129,7 +130,7 @@ def _uv_cache() -> Path | None:
     cache = Path(
         os.environ.get("UV_CACHE_DIR") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "uv")
     ).expanduser()
-    return cache if cache.is_dir() else None
+    return cache if (cache / "CACHEDIR.TAG").is_file() else None
 
 
 def runtime_of(image: str) -> Literal["apptainer", "docker"]:

@@ -8,7 +8,7 @@
 #   finish   what `paceline image check` and the labels say; the import test
 #
 # Build arguments come as variables: PHYSICS (newton, or ovphysx for PhysX as well), LOCK (a file in containers/locks), NSYS
-# (1, or a version such as 2025.3.2). A folder of a uv cache at /opt/uv-cache is used and stays outside of the image.
+# (1, or a version such as 2025.3.2). A uv cache shown at /opt/uv-cache or /mnt is used and stays out.
 set -eu
 build=${BUILD:-/build}
 prefix=/opt/isaaclab
@@ -30,7 +30,8 @@ python() {
         *) echo "install.sh: PHYSICS=$PHYSICS: newton or ovphysx" >&2; exit 2 ;;
     esac
     cache=--no-cache
-    if [ -d /opt/uv-cache ]; then cache="--cache-dir=/opt/uv-cache"; fi
+    if [ -d /opt/uv-cache ]; then cache="--cache-dir=/opt/uv-cache"; fi # Docker makes the folder for its cache mount
+    if [ -e /mnt/CACHEDIR.TAG ]; then cache="--cache-dir=/mnt"; fi        # Apptainer cannot, and binds over one that is there
     python3 -m venv /tmp/uv # beside the image's Python: nothing of uv stays
     /tmp/uv/bin/pip install --quiet --no-cache-dir uv==0.13.8
     export UV_LINK_MODE=copy
