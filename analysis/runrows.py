@@ -46,6 +46,9 @@ def run_rows(loaded: Loaded, summaries: pd.DataFrame) -> list[dict[str, Any]]:
                 reasons.insert(1, classes()[row["cause"]].advice)
         elif not row["counts"]:
             reasons.insert(0, row["why_not"])
+        invalid = loaded.extras.get(int(str(run)), {}).get("invalid_physics")
+        if invalid and not flags:  # flags are of runs that count: here a later attempt does
+            reasons.append(f"invalid physics: {invalid}")
         row["flags"] = "; ".join(flags) or None
         row["note"] = "; ".join(reason for reason in reasons if reason) or None
         rows.append(plain({key: row.get(key) for key in RUN_COLUMNS}))
