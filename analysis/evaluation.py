@@ -1,8 +1,8 @@
 """What an evaluation says: success, reward and episode length with intervals, and which checkpoint is best, if any.
 
 Every environment of a cell plays the same number of episodes from the beginning, so episodes are a fair sample.
-Intervals are 95 %: Wilson's for success, Student's t for means. Checkpoints are compared within the same task, variant and seed;
-two whose difference may be chance are a tie.
+Intervals are 95 %: Wilson's for success, Student's t for means. Checkpoints are compared within the same task, variant
+and seed; two whose difference may be chance are a tie.
 """
 
 from __future__ import annotations

@@ -232,7 +232,7 @@ def _alive(launch: Mapping[str, object]) -> bool:
 def run_state(
     run: RunDir, states: Mapping[str, Mapping[str, str]]
 ) -> tuple[State, str | None, str | None, str | None]:
-    """Return state, cause, message and job id of one attempt; ``states`` is Slurm's answer for the jobs that may run."""
+    """Return state, cause, message and job id of one attempt; ``states`` is Slurm's answer for jobs that may run."""
     launch, result = _read_launch(run), _read_result(run)
     if launch is None and result is None:
         return "missing", None, None, None
