@@ -19,7 +19,7 @@ MISTAKES = {
     "rewards.feet_air_tim": "0.5",
     "agent.algorithm.learning_rat": "0.1",
     "env.episode_length_s": "soon",
-    "rewards.lin_vel_z_l2.weigth": "1",
+    "events.push_robot.interval_rang_s": "[1, 2]",
 }
 
 
@@ -63,11 +63,11 @@ def test_shipped_presets_fit_their_tasks_and_mistakes_are_named(jobs_environment
         "env.rewards.feet_air_tim.weight",
         "agent.algorithm.learning_rat",
         "env.episode_length_s",
-        "env.rewards.lin_vel_z_l2.weigth",
+        "env.events.push_robot.interval_rang_s",
     }
     assert errors["env.rewards.feet_air_tim.weight"]["near"] == ["env.rewards.feet_air_time"]
     assert errors["agent.algorithm.learning_rat"]["near"][0] == "agent.algorithm.learning_rate"
-    assert errors["env.rewards.lin_vel_z_l2.weigth"]["near"] == ["env.rewards.lin_vel_z_l2.weight"]
+    assert errors["env.events.push_robot.interval_rang_s"]["near"][0] == "env.events.push_robot.interval_range_s"
     assert "expected a number like 20.0" in errors["env.episode_length_s"]["message"]
     assert answers[-1]["errors"][0]["near"][0] == "Isaac-Cartpole-Direct"
 
