@@ -94,7 +94,7 @@ components: # Slurm, a browser and other programs that tests need
 .PHONY: test
 test: dev components jobs-environment ## Run the fast tests, then the slow ones (real Slurm, real Isaac Lab)
 	@$(pytest) -n 2 -m "not slow and not gpu"
-	@$(pytest) -m "slow and not gpu"
+	@$(pytest) -n 2 --dist loadfile -m "slow and not gpu"
 
 .PHONY: test-fast
 test-fast: dev ## Run the tests that take seconds
