@@ -45,7 +45,7 @@ _SLURM_STATES: dict[str, tuple[State, str | None]] = {
     "NODE_FAIL": ("failed", "node_failure"),
     "BOOT_FAIL": ("failed", "node_failure"),
     "OUT_OF_MEMORY": ("failed", "oom_host"),
-    "FAILED": ("failed", "error"),
+    "FAILED": ("failed", "lost"),  # asked only where the job left no sentinel: it was killed before it could
 }
 
 

@@ -164,7 +164,7 @@ SLURM: dict[str, Any] = {"launcher": "slurm", "job_id": "17"}
         ("PREEMPTED", "interrupted", "preempted"),
         ("NODE_FAIL", "failed", "node_failure"),
         ("OUT_OF_MEMORY", "failed", "oom_host"),
-        ("FAILED", "failed", "error"),
+        ("FAILED", "failed", "lost"),
         ("COMPLETED", "lost", "no_sentinel"),
         ("UNKNOWN", "lost", "lost"),
     ],
