@@ -163,7 +163,7 @@ def test_a_study_runs_in_the_read_only_image(sif: Path, paceline: Path, slurm: A
 
     runs = sorted(folder.glob("runs/*/attempt-1"))
     assert len(runs) == 3
-    headers = [json.loads(path.open().readline()) for path in folder.glob("runs/*/*/rank-*.jsonl")]
+    headers = [json.loads(path.read_text().splitlines()[0]) for path in folder.glob("runs/*/*/rank-*.jsonl")]
     assert {header["versions"]["isaaclab"] for header in headers} == {"3.0.0"}
     two = next(run for run in runs if json.loads((run / "case.json").read_text())["num_nodes"] == 2)
     assert {path.name for path in two.glob("samples-*")} == {"samples-node1.jsonl", "samples-node2.jsonl"}
