@@ -42,7 +42,6 @@ SWEEP_DEFAULTS: Mapping[str, Any] = {
 }
 
 
-
 def resolve(study: Study, cluster: Cluster, devices: int | None = None) -> Study:
     """Return the study with every value stated, for one site.
 

@@ -78,9 +78,7 @@ def judge(
     )
 
 
-def _extra(
-    log: LogFindings, cause: Cause | None, attempt: Attempt | None, secrets: tuple[str, ...]
-) -> dict[str, Any]:
+def _extra(log: LogFindings, cause: Cause | None, attempt: Attempt | None, secrets: tuple[str, ...]) -> dict[str, Any]:
     """Return what result.json says beyond status and cause: docs/formats.md."""
     extra: dict[str, Any] = {}
     if cause is not None:

@@ -229,9 +229,7 @@ def _alive(launch: Mapping[str, object]) -> bool:
     return fields[0] != "Z" and fields[19] == str(launch.get("start_ticks", fields[19]))
 
 
-def run_state(
-    run: RunDir, states: Mapping[str, Mapping[str, str]]
-) -> tuple[State, str | None, str | None, str | None]:
+def run_state(run: RunDir, states: Mapping[str, Mapping[str, str]]) -> tuple[State, str | None, str | None, str | None]:
     """Return state, cause, message and job id of one attempt; ``states`` is Slurm's answer for jobs that may run."""
     launch, result = _read_launch(run), _read_result(run)
     if launch is None and result is None:

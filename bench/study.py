@@ -97,7 +97,7 @@ class StudyValues(FileModel):
     limit_envs: Positive | None = None
     """Sweep: environments of each rank at which it stops if nothing else does (default 1048576)."""
     resolution_pct: Annotated[float, Field(gt=0, le=100)] | None = None
-    """Sweep: the largest valid number of environments is looked for until it is known to so many percent (default 5)."""
+    """Sweep: the largest valid number of environments is looked for until it is known to so many % (default 5)."""
     sweep_time_min: Positive | None = None
     """Sweep: once all runs together have taken so many minutes, no further one starts (default: no such limit)."""
     cool_to_c: Annotated[float, Field(gt=0, lt=150)] | None = None

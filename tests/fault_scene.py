@@ -33,8 +33,8 @@ class Site:
         cluster = load_cluster(self.profile)
         stated: dict[str, Any] = {
             "name": "faults", "kind": "strong", "device": "cpu", "task": "Isaac-Cartpole-Direct", "world_sizes": (2,),
-            "num_envs": 64, "iterations": 8, "warmup_iterations": 2, "sync_every": 0, "repeats": repeats, "stall_s": 120,
-            "exit_grace_s": 2, "max_attempts": 2,
+            "num_envs": 64, "iterations": 8, "warmup_iterations": 2, "sync_every": 0, "repeats": repeats,
+            "stall_s": 120, "exit_grace_s": 2, "max_attempts": 2,
         }  # fmt: skip
         study = resolve(Study(**(stated | values)), cluster, 0)
         opened = launch.create(self.folder, study, cluster)

@@ -35,8 +35,8 @@ def test_any_folder_name_works_under_bash(name: str) -> None:
         ]
         training, seen = calls[2]
         assert training[2:] == [
-            "--stall-s", "1800", "--exit-grace-s", "60", "--", str(here.python), "-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc-per-node=2",
-            "-m", "paceline.bench.worker",
+            "--stall-s", "1800", "--exit-grace-s", "60", "--", str(here.python), "-m", "torch.distributed.run",
+            "--standalone", "--nnodes=1", "--nproc-per-node=2", "-m", "paceline.bench.worker",
         ]  # fmt: skip
         assert seen["PACELINE_RUN_DIR"] == str(run.path)
         assert seen["PYTHONPATH"] == str(here.study.code)
@@ -152,7 +152,7 @@ def test_gpus_are_counted_before_the_training_starts(mask: str | None, fine: boo
 
 @pytest.mark.parametrize("ended", [True, False])
 def test_a_restarted_job_is_an_attempt_of_its_own(ended: bool) -> None:
-    """What the start before left stays; if it could not say how it ended, its node is gone, and the next one says so."""
+    """What the start before left stays; if it could not say how it ended, its node is gone; the next one says so."""
     with scene() as here:
         run = here.write(case())
         old = ["rank-0000.jsonl", "case.json", "launch.json", *(["result.json"] if ended else [])]
