@@ -25,8 +25,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rewrite-golden", action="store_true", help="write the expected files in tests/golden again")
 
 
+# Files whose tests take longest together, longest first. Workers take whole files in this order, so that none of them
+# begins a long one when the others are about to end.
+LONG_FILES = (
+    "test_training.py",
+    "test_containers.py",
+    "test_campaign.py",
+    "test_fresh_machine.py",
+    "test_slurm_study.py",
+    "test_faults_local.py",
+    "test_slurm_sweep.py",
+    "test_faults_slurm.py",
+    "test_scaling.py",
+    "test_nsys.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every test a time limit, so that a hang names its test."""
+    """Give every test a time limit, so that a hang names its test; put the files that take longest first."""
+    ranks = {name: rank for rank, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))  # keeps the order within a file
     for item in items:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(900 if item.get_closest_marker("slow") else 120))

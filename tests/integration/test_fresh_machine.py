@@ -1,4 +1,7 @@
-"""The README's two commands on a machine without GPU and Slurm: clone, `make strong-scaling`, read the report."""
+"""The README's two commands on a machine without GPU and Slurm: clone, `make strong-scaling`, read the report.
+
+How long it takes is measured by tests/benchmarks/first_report.py.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -16,10 +18,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [pytest.mark.slow, pytest.mark.isaaclab, pytest.mark.timeout(1800)]
-
-# From the first job to the report, set-up apart, a quiet machine of two cores takes at most 300 s; a busy one may take
-# half as much again.
-SET_UP_APART_S = 450
 
 
 def git(*arguments: str | Path) -> str:
@@ -55,7 +53,6 @@ def test_two_commands_from_nothing_to_a_report(clone: Path, jobs_environment: Pa
         text=True,
     )
     output, progress = process.communicate(timeout=1500)
-    ended = time.time()
     assert process.returncode == 0, progress
     assert (clone / ".venv" / "bin" / "paceline").exists()
 
@@ -68,8 +65,6 @@ def test_two_commands_from_nothing_to_a_report(clone: Path, jobs_environment: Pa
     ]
     results = [json.loads(path.read_text()) for path in folder.glob("runs/*/attempt-*/result.json")]
     assert [result["status"] for result in results] == ["completed"] * 7, "a warm-up, and three repeats of two sizes"
-    took_s = ended - min(launch["submitted_unix_s"] for launch, _ in runs)
-    assert took_s <= SET_UP_APART_S, f"{took_s:.0f} s"
 
     with (folder / "report" / "scaling.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
