@@ -318,7 +318,8 @@ def test_times_agree_with_the_trainers_own(runs: Runs, trainer: Trainer) -> None
 def test_modes_are_marked(runs: Runs, trainer: Trainer) -> None:
     trained = runs.one[trainer][0]
     assert trained.column("warmup")[:3] == [1, 1, 0]
-    assert [number for number, sync in enumerate(trained.column("sync")) if sync] == list(range(6, ITERATIONS[trainer], 5))
+    synchronised = [number for number, sync in enumerate(trained.column("sync")) if sync]
+    assert synchronised == list(range(6, ITERATIONS[trainer], 5))
     starts = trained.column("start_s")
     assert starts == sorted(starts)
 
