@@ -2,6 +2,7 @@
 
     .venv/bin/python tests/benchmarks/overhead.py [--trainer rsl_rl|rl_games] [--task TASK] [--iterations N] [--nvtx]
     ... overhead.py --slots 4     four trainings at once, each on a GPU and a quarter of the cores; groups pooled
+    ... overhead.py --iterations 100000 --seconds 75    as many as fit into 75 s after the warm-up
 
 Uses a GPU if the jobs' environment sees one, else the CPU. Iterations alternate on, off, off, on, ... (so that drift
 cancels). Off means that the original methods are back in place and the sampler is stopped (SIGSTOP). Both kinds are
@@ -39,7 +40,7 @@ WARMUP = 8
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def case_for(device: str, trainer: str, iterations: int, task: str | None) -> Case:
+def case_for(device: str, trainer: str, iterations: int, task: str | None, horizon: int, num_epochs: int) -> Case:
     """Return what is trained: big enough to be a real iteration, small enough to repeat it often."""
     on_gpu = device == "cuda"
     return Case(
@@ -48,9 +49,9 @@ def case_for(device: str, trainer: str, iterations: int, task: str | None) -> Ca
         trainer="rl_games" if trainer == "rl_games" else "rsl_rl",
         world_size=1,
         num_envs=4096 if on_gpu else 256,
-        horizon=16,
+        horizon=horizon,
         num_minibatches=4,
-        num_epochs=4,
+        num_epochs=num_epochs,
         iterations=iterations,
         warmup_iterations=WARMUP,
         repeat=0,
@@ -68,8 +69,11 @@ def is_on(iteration: int) -> bool:
 # ---- inside the training process ------------------------------------------------------------------------------------
 
 
-def work(run: RunDir, case: Case, nvtx: bool, sampler: int) -> None:
-    """Train with hooks switched between iterations; write [on, seconds, processor seconds] of each to times.json."""
+def work(run: RunDir, case: Case, nvtx: bool, sampler: int, limit_s: float | None) -> None:
+    """Train with hooks switched between iterations; write [on, seconds, processor seconds] of each to times.json.
+
+    With ``limit_s``, training ends so many seconds after the warm-up.
+    """
     from paceline.bench import hardware
     from paceline.bench.measurement import Measurement
     from paceline.bench.trainers.isaaclab import common_arguments, load_trainer, run_training
@@ -86,14 +90,23 @@ def work(run: RunDir, case: Case, nvtx: bool, sampler: int) -> None:
     ranges = measurement.clock.ranges
     times: list[tuple[bool, float, float]] = []
     processor_at = time.process_time()
+    ends_at = math.inf
+
+    def write() -> None:
+        Path("times.json").write_text(json.dumps({"times": times, "calls_cost_s": calls_cost_s(measurement)}))
 
     def after_iteration(owner: Any, args: Any, kwargs: Any, result: Any) -> None:
         spent = trainer.statistics(owner, args, kwargs, result).reported_iteration_time_s
         assert spent is not None
-        nonlocal processor_at
+        nonlocal processor_at, ends_at
         on, before = is_on(len(times)), processor_at
         processor_at = time.process_time()
         times.append((on, spent, processor_at - before))
+        if len(times) == WARMUP and limit_s is not None:
+            ends_at = time.monotonic() + limit_s
+        if time.monotonic() > ends_at:
+            write()
+            os._exit(0)  # the trainers have no way to stop early
         following = is_on(len(times))
         if following == on:
             return
@@ -110,7 +123,7 @@ def work(run: RunDir, case: Case, nvtx: bool, sampler: int) -> None:
         Attachment(watch, steady, roles).attach(reporting)
         with measurement.attached():
             run_training(case, [*common_arguments(case), *trainer.arguments(case)])
-    Path("times.json").write_text(json.dumps({"times": times, "calls_cost_s": calls_cost_s(measurement)}))
+    write()
 
 
 def calls_cost_s(measurement: Any) -> float:
@@ -171,7 +184,9 @@ def interval_pct(values: list[float], resamples: int = 4000) -> tuple[float, flo
     return tuple(100 * float(np.expm1(value)) for value in found)  # type: ignore[return-value]
 
 
-def train(python: Path, folder: Path, case: Case, nvtx: bool, asset_root: Path | None) -> dict[str, Any]:
+def train(
+    python: Path, folder: Path, case: Case, nvtx: bool, asset_root: Path | None, limit_s: float | None
+) -> dict[str, Any]:
     """Run the training process under torchrun, with a sampler beside it, and return what it wrote."""
     run = StudyDir(folder / "study").run(case.case_id, 1)
     run.path.mkdir(parents=True)
@@ -196,6 +211,7 @@ def train(python: Path, folder: Path, case: Case, nvtx: bool, asset_root: Path |
         command = [str(python), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"]
         command += [str(Path(__file__).resolve()), "--worker", str(run.path), "--sampler", str(sampler.pid)]
         command += ["--nvtx"] if nvtx else []
+        command += ["--seconds", str(limit_s)] if limit_s is not None else []
         done = subprocess.run(command, env=environment, cwd=run.path, capture_output=True, text=True, check=False)
     finally:
         sampler.send_signal(signal.SIGCONT)
@@ -213,6 +229,9 @@ def main() -> int:
     parser.add_argument("--trainer", choices=["rsl_rl", "rl_games"], default="rsl_rl")
     parser.add_argument("--task", help="Isaac-Ant-Direct on a GPU, else Isaac-Cartpole-Direct")
     parser.add_argument("--iterations", type=int, default=248)
+    parser.add_argument("--horizon", type=int, default=16, help="shorter iterations: more pairs, fewer spikes in each")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--seconds", type=float, help="end so long after the warm-up")
     parser.add_argument("--nvtx", action="store_true")
     parser.add_argument("--slots", type=int, default=1, help="trainings side by side")
     parser.add_argument("--slot", type=int, help=argparse.SUPPRESS)
@@ -223,7 +242,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.worker:
         run = RunDir(options.worker)
-        work(run, Case.from_json(json.loads(run.case_json.read_text())), options.nvtx, options.sampler)
+        work(run, Case.from_json(json.loads(run.case_json.read_text())), options.nvtx, options.sampler, options.seconds)
         return 0
 
     from paceline.bench import environment
@@ -232,7 +251,7 @@ def main() -> int:
     asset_root = options.asset_root or (None if options.python else environment.ensure_assets(python))
     probe = [python, "-c", "import torch; print('cuda' if torch.cuda.is_available() else 'cpu')"]
     device = subprocess.run(probe, capture_output=True, text=True, check=True).stdout.strip()
-    case = case_for(device, options.trainer, options.iterations, options.task)
+    case = case_for(device, options.trainer, options.iterations, options.task, options.horizon, options.epochs)
     if options.slots > 1 and options.slot is None:
         sys.path.insert(0, str(ROOT))
         from tests.benchmarks.slots import side_by_side
@@ -240,7 +259,7 @@ def main() -> int:
         printed = side_by_side(options.slots, __file__, [*sys.argv[1:], "--slot", "{slot}"])
         return judge(options, case, [json.loads(text) for text in printed])
     with tempfile.TemporaryDirectory() as name:
-        found = train(python, Path(name), case, options.nvtx, asset_root)
+        found = train(python, Path(name), case, options.nvtx, asset_root, options.seconds)
     if options.slot is not None:
         print(json.dumps(found))
         return 0
