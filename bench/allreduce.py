@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
     size = dist.get_world_size()
     if dist.get_rank() == 0:
         bandwidth = BYTES[backend] / seconds * 2 * (size - 1) / size / 1e9
-        where = f"{size} ranks on {case.num_nodes} node(s)"
+        where = f"{size} rank{'s' * (size > 1)} on {case.num_nodes} node{'s' * (case.num_nodes > 1)}"
         text = f"{backend}, {where}: {BYTES[backend] / 2**20:.0f} MiB in {seconds * 1e3:.1f} ms"
         finding = {
             "check": "all-reduce",
