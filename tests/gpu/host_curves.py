@@ -1,10 +1,12 @@
 """Strong and weak scaling of one whole host, every world size up to its GPUs, within a fixed time.
 
     .venv/bin/python tests/gpu/host_curves.py FOLDER [--minutes 9] [--cluster PROFILE] [--alone] [--gpus N]
+                                              [--study FILE ...] [--set KEY=VALUE ...]
 
 For a host that is had for minutes only, such as one with eight GPUs: strong scaling of Isaac-Ant-Direct (rsl_rl, 16,384
 environments in all) and weak scaling of Isaac-Cartpole-Direct (rl_games, 4,096 per GPU), three repeats interleaved,
-phases and energy on. It lies with what needs GPUs, and is no test: it makes records for docs/findings.yaml.
+phases and energy on. `--study` measures other studies in the same way, tuning studies included, each at the world sizes
+that it states. It lies with what needs GPUs, and is no test: it makes records for docs/findings.yaml.
 
 One run after another would take 24 runs of half a minute. Instead, runs of the smaller world sizes share the host, each
 on GPUs and cores of its own (1 + 2 + 4 of 8 GPUs at once, then 8), started together so that they measure together:
@@ -12,7 +14,8 @@ on GPUs and cores of its own (1 + 2 + 4 of 8 GPUs at once, then 8), started toge
     repeat 0   Ant 8 | Ant 4+2+1 | Cartpole 8 | Cartpole 4+2+1        repeat 1   Cartpole 4+2+1 | Cartpole 8 | ...
 
 So the host is about as busy in every run, and every GPU has the same number of cores at every world size; but a small
-run has fewer cores than it would have alone, and neighbours. `--alone` runs one after another with the same cores;
+run has fewer cores than it would have alone, and neighbours. A batch starts as soon as the one before it has measured
+its last iteration, while its processes still end. `--alone` runs one after another with the same cores;
 comparing the two folders (`paceline compare A B`) says what sharing costs. FOLDER/batches.json says what ran beside
 what.
 
@@ -30,6 +33,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +56,7 @@ schema: paceline.study/1
 name: strong_ant
 kind: strong
 trainer: rsl_rl
-on_gpu: {task: Isaac-Ant-Direct, num_envs: 16384, iterations: 40, warmup_iterations: 12}
+on_gpu: {task: Isaac-Ant-Direct, num_envs: 16384, iterations: 30, warmup_iterations: 8}
 on_cpu: {task: Isaac-Cartpole-Direct, num_envs: 64, num_minibatches: 4, iterations: 8, warmup_iterations: 2}
 """,
     "weak_cartpole": """
@@ -60,7 +64,7 @@ schema: paceline.study/1
 name: weak_cartpole
 kind: weak
 trainer: rl_games
-on_gpu: {task: Isaac-Cartpole-Direct, num_envs_per_rank: 4096, iterations: 40, warmup_iterations: 12}
+on_gpu: {task: Isaac-Cartpole-Direct, num_envs_per_rank: 4096, iterations: 30, warmup_iterations: 8}
 on_cpu: {task: Isaac-Cartpole-Direct, num_envs_per_rank: 32, num_minibatches: 4, iterations: 8, warmup_iterations: 2}
 """,
 }
@@ -134,10 +138,15 @@ def order(studies: Mapping[str, Sequence[Case]], size: int, alone: bool) -> list
 
 
 def places(batch: Sequence[Case], host: Host, repeat: int) -> list[Place]:
-    """Return where each run of a batch goes: next to each other, from the other end in every second repeat."""
+    """Return where each run of a batch goes: next to each other, from the other end in every second repeat.
+
+    Variants of one world size stay in the order of the plan, which rotates them from repeat to repeat: each of them
+    comes to each place.
+    """
     found, first = [], 0
+    turned = repeat % 2 == 1 and len({case.world_size for case in batch}) > 1
     for case in batch:
-        start = first if repeat % 2 == 0 else host.size - first - case.world_size
+        start = host.size - first - case.world_size if turned else first
         found.append(host.place(start, case.world_size))
         first += case.world_size
     return found
@@ -162,14 +171,22 @@ def find_host(gpus: int | None, minutes: float, start: float) -> tuple[Host, str
 
 
 def open_studies(
-    folder: Path, host: Host, device: str, cluster: clusters.Cluster, repeats: int
+    folder: Path,
+    host: Host,
+    device: str,
+    cluster: clusters.Cluster,
+    texts: Mapping[str, str],
+    settings: Mapping[str, str],
 ) -> dict[str, OpenStudy]:
-    """Make or reopen the study folders."""
+    """Make or reopen the study folders: a study states its world sizes, or gets 1, 2, 4, ... up to the whole host."""
     sizes = ",".join(str(2**k) for k in range(host.size.bit_length()) if 2**k <= host.size)
-    settings = {"device": device, "world_sizes": sizes, "repeats": str(repeats)}
     opened = {}
-    for name, text in STUDIES.items():
-        study = parse_study(yamlfile.parse(text, name, StudyError), settings)
+    for name, text in texts.items():
+        given = {"device": device, **settings}
+        document = yamlfile.parse(text, name, StudyError)
+        study = parse_study(document, given)
+        if study.stated().get("world_sizes", "auto") == "auto":
+            study = parse_study(document, {"world_sizes": sizes, **given})
         resolved = resolve(study, cluster, host.size if device == "cuda" else 0)
         opened[name] = launch.create(folder / name, resolved, cluster)
         snapshot.take(opened[name].directory)
@@ -187,54 +204,107 @@ def start(opened: OpenStudy, case: Case, place: Place, side: JobSide) -> local.L
     return local.LocalRun(run, place.gpus or None, place.cores)
 
 
-def run_batch(batch: Sequence[tuple[OpenStudy, Case, Place]], host: Host, side: JobSide) -> dict[str, Any]:
-    """Run cases side by side until all have ended or the time is up; return what ran where and when."""
-    begin, begin_unix = time.monotonic(), time.time()
-    running = [start(opened, case, place, side) for opened, case, place in batch]
-    try:
-        while any(run.poll() is None for run in running) and time.monotonic() < host.deadline - STOP_S:
+def has_measured(run: local.LocalRun, world_size: int) -> bool:
+    """Return whether all ranks of a run have written the end of their records, or the run has ended without."""
+    if run.poll() is not None:
+        return True
+    files = run.run.rank_files()
+    return len(files) == world_size and all(b'\n{"type":"end"' in _tail(path) for path in files)
+
+
+def _tail(path: Path, count: int = 4096) -> bytes:
+    with path.open("rb") as stream:
+        stream.seek(max(path.stat().st_size - count, 0))
+        return stream.read()
+
+
+class Batch:
+    """Cases that run side by side, from now on."""
+
+    def __init__(self, cases: Sequence[tuple[OpenStudy, Case, Place]], host: Host, side: JobSide) -> None:
+        self.cases = tuple(cases)
+        self._host = host
+        self._begin_unix_s, self._begin = time.time(), time.monotonic()
+        self._took_s = 0.0
+        self._running = [(start(opened, case, place, side), case.world_size) for opened, case, place in cases]
+
+    def wait(self, to_the_end: bool) -> float:
+        """Wait until all have measured, or have ended, or the time is up; what runs then is stopped.
+
+        Returns the seconds from the start until all had measured.
+        """
+        stop_at = self._host.deadline - STOP_S
+        while self._left(to_the_end) and time.monotonic() < stop_at:
             time.sleep(POLL_S)
-    finally:
-        late = [run for run in running if run.poll() is None]
-        with ThreadPoolExecutor(len(running)) as pool:
+        self._took_s = self._took_s or time.monotonic() - self._begin
+        if self._left(to_the_end):
+            self.stop()
+        return self._took_s
+
+    def _left(self, to_the_end: bool) -> bool:
+        if to_the_end:
+            return any(run.poll() is None for run, _ in self._running)
+        return not all(has_measured(run, size) for run, size in self._running)
+
+    def stop(self) -> None:
+        """Stop what still runs."""
+        late = [run for run, _ in self._running if run.poll() is None]
+        with ThreadPoolExecutor(max(len(late), 1)) as pool:
             list(pool.map(lambda run: run.stop(STOP_S), late))
-    return {
-        "start_unix_s": begin_unix,
-        "end_unix_s": begin_unix + time.monotonic() - begin,
-        "runs": [
-            {"case_id": case.case_id, "world_size": case.world_size, "repeat": case.repeat, "gpus": list(place.gpus)}
-            | {"cores": sorted(place.cores), "study": opened.directory.path.name}
-            for opened, case, place in batch
-        ],
-    }
+
+    def facts(self) -> dict[str, Any]:
+        """Return what ran where and when, for batches.json."""
+        return {
+            "start_unix_s": self._begin_unix_s,
+            "end_unix_s": self._begin_unix_s + self._took_s,
+            "runs": [
+                {"case_id": case.case_id, "world_size": case.world_size, "repeat": case.repeat}
+                | {"gpus": list(place.gpus), "cores": sorted(place.cores), "study": opened.directory.path.name}
+                for opened, case, place in self.cases
+            ],
+        }
 
 
 def drive(opened: dict[str, OpenStudy], host: Host, side: JobSide, alone: bool, folder: Path) -> bool:
     """Run all that is missing as far as the time goes; return whether everything completed."""
-    batches: list[dict[str, Any]] = []
+    done: list[dict[str, Any]] = []
+    ending: Batch | None = None
 
-    def note(batch: dict[str, Any]) -> float:
-        batches.append(batch)
-        write_json(folder / "batches.json", {"schema": "paceline.batches/1", "alone": alone, "batches": batches})
-        return float(batch["end_unix_s"] - batch["start_unix_s"])
+    def measure(cases: Sequence[tuple[OpenStudy, Case, Place]], what: str) -> float:
+        nonlocal ending
+        batch, before = Batch(cases, host, side), ending
+        ending = batch
+        if before is not None:
+            before.wait(to_the_end=True)
+        took = batch.wait(to_the_end=False)
+        done.append(batch.facts())
+        write_json(folder / "batches.json", {"schema": "paceline.batches/1", "alone": alone, "batches": done})
+        say(host, f"{what} ({took:.0f} s)")
+        return took
 
     warm = [(study, study.plan.warmup) for study in opened.values() if not _warm(study) and study.plan.warmup]
-    if warm:
-        ready = [(study, case, host.place(index % host.size, 1)) for index, (study, case) in enumerate(warm)]
-        took = note(run_batch(ready, host, side))
-        say(host, f"warm-up (fills the kernel caches): {took:.0f} s")
-    todo = {name: [s.case for s in _missing(study)] for name, study in opened.items()}
-    for name, repeat, cases in order(todo, host.size, alone):
-        if not host.time_for(name):
-            say(host, f"{name}, repeat {repeat + 1}: left out, no time for it")
-            continue
-        batch = [(opened[name], case, place) for case, place in zip(cases, places(cases, host, repeat), strict=True)]
-        took = note(run_batch(batch, host, side))
-        host.longest_s[name] = max(host.longest_s.get(name, 0.0), took)
-        states = {s.case.case_id: s for s in opened[name].status()}
-        told = ", ".join(f"{case.world_size}: {states[case.case_id].state}" for case in cases)
-        say(host, f"{name}, repeat {repeat + 1}, ranks {told} ({took:.0f} s)")
-    missing = [case_label(status) for study in opened.values() for status in _missing(study)]
+    try:
+        if warm:
+            ready = [(study, case, host.place(index % host.size, 1)) for index, (study, case) in enumerate(warm)]
+            measure(ready, "warm-up, which fills the kernel caches")
+        todo = {name: [s.case for s in _missing(study)] for name, study in opened.items()}
+        for name, repeat, cases in order(todo, host.size, alone):
+            ranks = " + ".join(str(case.world_size) for case in cases)
+            if not host.time_for(name):
+                say(host, f"{name}, repeat {repeat + 1}, ranks {ranks}: left out, no time for it")
+                continue
+            placed = zip(cases, places(cases, host, repeat), strict=True)
+            took = measure([(opened[name], *pair) for pair in placed], f"{name}, repeat {repeat + 1}, ranks {ranks}")
+            host.longest_s[name] = max(host.longest_s.get(name, 0.0), took)
+        if ending is not None:
+            ending.wait(to_the_end=True)
+    finally:
+        if ending is not None:
+            ending.stop()
+    missing = [status for study in opened.values() for status in _missing(study)]
+    for status in missing:
+        if status.state != "missing":
+            say(host, f"{case_label(status)}: {status.state}")
     if missing:
         say(host, f"{len(missing)} runs are missing; called again, this goes on with them")
     return not missing
@@ -286,7 +356,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the studies and their records go")
     parser.add_argument("--minutes", type=float, default=9.0, help="time for everything (default %(default)s)")
     parser.add_argument("--gpus", type=int, help="how many to use (default: all visible; without any: 2 CPU ranks)")
-    parser.add_argument("--repeats", type=int, default=3, help="default %(default)s")
+    parser.add_argument("--repeats", type=int, help="default: 3, or what a study states")
+    parser.add_argument("--study", type=Path, action="append", metavar="FILE", help="in the place of the two curves")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of all studies")
     parser.add_argument("--cluster", default="local", help="a profile with scheduler: local (python, asset_root, ...)")
     parser.add_argument(
         "--alone", action="store_true", help="one run at a time, with the cores that it would have beside others"
@@ -298,9 +370,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise LaunchError(f"cluster {cluster.name!r}: a profile with scheduler: local is needed")
         host, device = find_host(options.gpus, options.minutes, begin)
         side = launch.job_side(cluster, lambda text: print(text, flush=True))
-        opened = open_studies(options.folder.absolute(), host, device, cluster, options.repeats)
-        locks = [StudyLock(study.directory) for study in opened.values()]
-        with locks[0], locks[1]:
+        settings = dict(text.partition("=")[::2] for text in options.set)
+        if options.repeats:
+            settings["repeats"] = str(options.repeats)
+        texts = {path.stem: path.read_text(encoding="utf-8") for path in options.study or ()} or STUDIES
+        opened = open_studies(options.folder.absolute(), host, device, cluster, texts, settings)
+        with ExitStack() as locks:
+            for study in opened.values():
+                locks.enter_context(StudyLock(study.directory))
             try:
                 complete = drive(opened, host, side, options.alone, options.folder)
             finally:

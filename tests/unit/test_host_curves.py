@@ -17,7 +17,7 @@ from paceline.bench.record import Case
 from paceline.bench.rundir import RunDir, StudyDir, read_json
 
 from tests.gpu import host_curves
-from tests.gpu.host_curves import Host, drive, keep_records, open_studies, order, pack, places
+from tests.gpu.host_curves import STUDIES, Batch, Host, drive, keep_records, open_studies, order, pack, places
 
 
 def host(size: int, seconds: float = 3600.0) -> Host:
@@ -25,8 +25,12 @@ def host(size: int, seconds: float = 3600.0) -> Host:
     return Host(tuple(range(size)), cores, time.monotonic() + seconds)
 
 
+def open_curves(folder: Path, where: Host, device: str, repeats: int) -> dict[str, launch.OpenStudy]:
+    return open_studies(folder, where, device, load_cluster("local"), STUDIES, {"repeats": str(repeats)})
+
+
 def cases(folder: Path, size: int, repeats: int = 3) -> dict[str, tuple[Case, ...]]:
-    opened = open_studies(folder, host(size), "cuda", load_cluster("local"), repeats)
+    opened = open_curves(folder, host(size), "cuda", repeats)
     return {name: study.plan.cases for name, study in opened.items()}
 
 
@@ -84,7 +88,7 @@ def test_no_batch_starts_that_would_not_end_in_time(
     monkeypatch.setattr(host_curves, "STOP_S", 1.0)
     monkeypatch.setattr(host_curves, "POLL_S", 0.05)
     here = Host((), tuple(frozenset({0}) for _ in range(3)), time.monotonic() + 6.5)
-    opened = open_studies(tmp_path, here, "cpu", load_cluster("local"), 3)
+    opened = open_curves(tmp_path, here, "cpu", 3)
     complete = drive(opened, here, JobSide(python="x", asset_root=None), False, tmp_path)
     told = capsys.readouterr().out
     assert not complete
@@ -105,10 +109,55 @@ def test_what_runs_when_the_time_is_up_is_stopped(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(host_curves, "render_job", lambda *a: JOB.format(python=sys.executable, seconds=60.0))
     monkeypatch.setattr(host_curves, "STOP_S", 0.5)
     here = Host((), (frozenset({0}), frozenset({0})), time.monotonic() + 1.5)
-    opened = open_studies(tmp_path, here, "cpu", load_cluster("local"), 1)
+    opened = open_curves(tmp_path, here, "cpu", 1)
     began = time.monotonic()
     assert not drive(opened, here, JobSide(python="x", asset_root=None), False, tmp_path)
     assert time.monotonic() - began < 10.0
+
+
+LEVERS = """
+schema: paceline.study/1
+name: levers
+kind: strong
+trainer: rsl_rl
+device: cuda
+task: Isaac-Ant-Direct
+num_envs: 16384
+world_sizes: [1]
+repeats: 4
+tuning: {gc: {gc: per_iteration}, nan: {check_for_nan: false}, threads: {threads_per_rank: 4}}
+"""
+
+
+def test_each_variant_comes_to_each_gpu(tmp_path: Path) -> None:
+    opened = open_studies(tmp_path, host(4), "cuda", load_cluster("local"), {"levers": LEVERS}, {})
+    batches = order({"levers": opened["levers"].plan.cases}, 4, alone=False)
+    assert [len(batch) for _, _, batch in batches] == [4] * 4
+    met = {
+        (case.levers, p.gpus)
+        for _, k, batch in batches
+        for case, p in zip(batch, places(batch, host(4), k), strict=True)
+    }
+    assert len(met) == 16
+
+
+ENDING = """#!/bin/bash
+echo '{{"type":"header"}}' >rank-0000.jsonl
+echo '{{"type":"end","status":"completed"}}' >>rank-0000.jsonl
+exec {python} -c 'import time; time.sleep({seconds})'
+"""
+
+
+def test_the_next_batch_does_not_wait_for_processes_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_curves, "render_job", lambda *a: ENDING.format(python=sys.executable, seconds=30.0))
+    monkeypatch.setattr(host_curves, "POLL_S", 0.05)
+    here = Host((), (frozenset({0}),), time.monotonic() + 60.0)
+    opened = open_curves(tmp_path, here, "cpu", 1)["strong_ant"]
+    case = next(case for case in opened.plan.cases if case.world_size == 1)
+    batch = Batch([(opened, case, here.place(0, 1))], here, JobSide(python="x", asset_root=None))
+    assert batch.wait(to_the_end=False) < 5.0
+    batch.stop()
+    assert batch.facts()["runs"][0]["case_id"] == case.case_id
 
 
 def test_kept_records_hold_no_code_and_no_paths(tmp_path: Path, repository: Path) -> None:
