@@ -23,6 +23,8 @@ _OVERFLOW_WORDS = (
     "buffer overflow detected",
     "DynamicsMemoryConfig::",
     "exceeded MJWarp limit",
+    "buffer overflowed",
+    "hashtable insert failures",
     "overflow - please increase",
 )
 # torchrun and Isaac Lab put the rank before a line; our own errors have a module path before their name.

@@ -2,14 +2,14 @@
 
 An engine that overflows goes on with contacts missing: the run completes, its throughput looks fine and is wrong. Each
 text names the buffer and the size it needs. Texts: PhysX 5 and ovphysx (isaac-sim/IsaacLab issues 176, 931, 941, 981,
-1199, 1389, 2528; ManiSkill 911), Newton and mujoco_warp (their sources). Standard library only.
+1199, 1389, 2528; ManiSkill 911), Newton's collision pipeline and mujoco_warp (their sources). Standard library only.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,8 @@ _SETTINGS = {
     "tempbuffercapacity": "gpu_temp_buffer_capacity",
     "nconmax": "solver_cfg.nconmax",
     "njmax": "solver_cfg.njmax",
+    "newton triangle pair": "collision_cfg.max_triangle_pairs",
+    "newton contact": "collision_cfg.rigid_contact_max",
 }
 _CONFIG = r"Px[Gg]p?u?DynamicsMemoryConfig::"
 _TEXTS = tuple(
@@ -58,6 +60,8 @@ _TEXTS = tuple(
         r"(?:broad|narrow)phase overflow - please increase (?P<buffer>nconmax) to (?P<needed>\d+)",
         r"nefc overflow - please increase (?P<buffer>njmax) to (?P<needed>\d+)",
         r"overflow - please increase (?P<buffer>\w+) to (?P<needed>\d+)",
+        r"Warning: (?P<newton>[\w-]+(?: [\w-]+)*?)(?: shape)? buffer overflowed (?P<needed>\d+) > \d+\.",
+        r"Warning: (?P<newton>Contact reduction hashtable) insert failures \d+",
     )
 )
 _OUT_OF_MEMORY = re.compile(
@@ -104,19 +108,26 @@ def scan(lines: Iterable[str], num_envs_per_rank: int) -> LogFindings:
         if match is None:
             continue
         values = match.groupdict()
-        buffer = values["buffer"]
-        # Newton counts the contacts of all environments, its setting those of one.
-        per_env = None if values.get("needed") else math.ceil(int(values["total"]) / num_envs_per_rank)
-        needed = int(values["needed"]) if per_env is None else per_env
+        buffer = values.get("buffer") or f"Newton {values['newton'].lower()}"
+        needed = _needed(values, num_envs_per_rank)
         before = found.get(buffer)
         found[buffer] = Overflow(
             buffer=buffer,
             setting=_SETTINGS.get(buffer.lower()),
-            needed=max(needed, (before.needed or 0) if before else 0),
+            needed=max(needed or 0, (before.needed or 0) if before else 0) or None,
             count=before.count + 1 if before else 1,
             first=before.first if before else " ".join(line.split())[:300],
         )
     return LogFindings(overflows=tuple(found.values()), out_of_memory=memory)
+
+
+def _needed(values: Mapping[str, str | None], num_envs_per_rank: int) -> int | None:
+    """Return the size that a message asks for, None if it names none."""
+    if needed := values.get("needed"):
+        return int(needed)
+    if total := values.get("total"):  # Newton counts the contacts of all environments, its setting those of one
+        return math.ceil(int(total) / num_envs_per_rank)
+    return None
 
 
 def override(setting: str, size: int, engine_version: str) -> str:

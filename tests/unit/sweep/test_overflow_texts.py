@@ -34,6 +34,8 @@ MISS = ", otherwise, the simulation will miss interactions!"
         ("broadphase overflow - please increase nconmax to 36 or naconmax to 36864", "solver_cfg.nconmax", 36),
         ("narrowphase overflow - please increase nconmax to 33 or naconmax to 33792", "solver_cfg.nconmax", 33),
         ("nefc overflow - please increase njmax to 301", "solver_cfg.njmax", 301),
+        ("Warning: Triangle pair buffer overflowed 2610113 > 2500000.", "collision_cfg.max_triangle_pairs", 2610113),
+        ("Warning: Contact buffer overflowed 70123 > 65536.", "collision_cfg.rigid_contact_max", 70123),
     ],
 )  # fmt: skip
 def test_texts_name_buffer_and_size(line: str, setting: str, needed: int) -> None:
@@ -57,8 +59,30 @@ def test_a_size_without_a_setting_is_no_mend() -> None:
     assert found.overflows[0].setting is None and found.overflows[0].needed == 12
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Broad phase pair buffer overflowed 9 > 8.",
+        "Split query-result buffer overflowed 9 > 8.",
+        "GJK candidate pair buffer overflowed 9 > 8.",
+        "Split GJK work-item buffer overflowed 9 > 8.",
+        "Split manifold work-item buffer overflowed 9 > 8.",
+        "Mesh-convex shape pair buffer overflowed 9 > 8.",
+        "Mesh-plane shape pair buffer overflowed 9 > 8.",
+        "Mesh-mesh shape pair buffer overflowed 9 > 8.",
+        "SDF-SDF shape pair buffer overflowed 9 > 8.",
+        "Contact reduction hashtable insert failures 7. Increase contact_reduction_hashtable_size_factor.",
+    ],
+)
+def test_newton_drops_contacts_without_a_setting(text: str) -> None:
+    """Buffers that Isaac Lab's configuration has no size for: the physics is invalid, and no size is named."""
+    (only,) = overflow.scan([f"Warning: {text}"], 64).overflows
+    assert only.setting is None and only.needed in (9, None) and only.buffer.startswith("Newton ")
+
+
 def test_ordinary_logs_say_nothing() -> None:
     lines = ["Loaded 4 memory pools", "Value function loss: 0.1", "increase", "allocated 3 GB of memory"]
+    lines.append("Warning: Contact reduction hashtable fill ratio exceeded 90% (9 / 10). Increase max_triangle_pairs.")
     assert overflow.scan(lines, 64) == overflow.LogFindings(overflows=(), out_of_memory=None)
     # PhysX without a GPU: not a matter of how much memory there is
     assert overflow.scan(["RuntimeError: Failed to allocate 256 bytes on device 'cpu'"], 64).out_of_memory is None
