@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,9 @@ _ROOM_GB = {"isaaclab-3.0": 25, "isaaclab-2.3": 70}
 # Where a Python with Isaac Lab lies in images that are known; the job script looks in the same places.
 PYTHONS = ("/opt/isaaclab/bin/python", "/isaac-sim/python.sh", "/workspace/isaaclab/_isaac_sim/python.sh",
            "/opt/isaaclab-venv/bin/python")  # fmt: skip
+
+
+_TAG = re.compile(r":[\w.-]+(?=@sha256:)")
 
 
 def recipes() -> dict[str, Path]:
@@ -70,6 +74,8 @@ def build_command(
             values["FROM"] = values.pop("BASE_IMAGE")
             if Path(values["FROM"]).exists():
                 values.setdefault("BOOTSTRAP", "localimage")
+            else:
+                values["FROM"] = _TAG.sub("", values["FROM"])  # older versions refuse a tag together with a digest
         words = [str(program("apptainer") or "apptainer"), "build", *options]
         cache = _uv_cache()
         if cache and name == "isaaclab-3.0" and not any(":/mnt" in option for option in options):
@@ -84,6 +90,18 @@ def build_command(
     if builder != "docker":
         words += ["--format", "docker"]  # the OCI format has no health check
     return [*words, "-f", str(recipe / "Dockerfile"), "-t", output, "."]
+
+
+def base_of(recipe: Path, arguments: Mapping[str, str]) -> str:
+    """Return one line: the base that a build starts from, and whether it can change under its name."""
+    stated = arguments.get("BASE_IMAGE") or arguments.get("FROM")
+    found = re.search(r"^ARG BASE_IMAGE=(\S+)$", (recipe / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    name = stated or (found.group(1) if found else "unknown")
+    if "@sha256:" in name:
+        return f"base {name} (pinned by its digest)"
+    if Path(name).exists():
+        return f"base {name} (a local one)"
+    return f"base {name} (a tag, which may name another image tomorrow: NAME:TAG@sha256:... pins it)"
 
 
 def save_command(builder: Builder, name: str, archive: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from paceline.bench.errors import ClusterError
@@ -76,6 +77,7 @@ def _build(args: argparse.Namespace) -> int:
             raise ClusterError(f"{archive}: no such archive")
         commands = [image.convert_command(archive, output, args.option)]
     else:
+        print(f"paceline: {image.base_of(recipe, arguments)}", file=sys.stderr)
         commands = [image.build_command(recipe, builder, output, arguments, args.option)]
         if args.archive and builder == "apptainer":
             raise ClusterError("--archive: Apptainer writes none; build --with docker, podman or buildah")

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from paceline.bench import image
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = "containers/locks/isaaclab-3.0.txt"
@@ -28,12 +29,28 @@ def test_build_arguments_and_bases_are_the_same(recipe: Path) -> None:
     defaults = dict(re.findall(r"^ARG (\w+)=(.*)$", dockerfile, re.M))
     arguments = dict(re.findall(r"^    (\w+)=(.*)$", definition.partition("%arguments")[2].partition("\n\n")[0], re.M))
     assert arguments.pop("BOOTSTRAP") == "docker"
-    assert {"BASE_IMAGE": arguments.pop("FROM"), **arguments} == defaults
-    assert ":" in defaults["BASE_IMAGE"] and not defaults["BASE_IMAGE"].endswith(":latest"), "pinned"
+    base = defaults.pop("BASE_IMAGE")
+    assert re.fullmatch(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}", base) and ":latest@" not in base, "pinned"
+    # Without the tag, which older versions of Apptainer refuse beside a digest; the comment above names it.
+    name, tag, digest = re.split("[:@]", base, maxsplit=2)
+    assert arguments.pop("FROM") == f"{name}@{digest}"
+    assert f"{name.rpartition('/')[2]}:{tag} by its digest" in definition
+    assert arguments == defaults
     labels = {key: value for key, value in re.findall(r"([\w.]+)=\"([^\"]*)\"", dockerfile.partition("LABEL")[2])}
     in_def = dict(re.findall(r"^    ([\w.]+) (.*)$", definition.partition("%labels")[2].partition("%help")[0], re.M))
     assert labels.keys() == in_def.keys()
     assert labels["org.opencontainers.image.version"] == in_def["org.opencontainers.image.version"]
+
+
+def test_the_base_that_is_used_is_told(tmp_path: Path) -> None:
+    recipe = image.recipes()["isaaclab-3.0"]
+    assert image.base_of(recipe, {}).endswith("(pinned by its digest)")
+    assert image.base_of(recipe, {"BASE_IMAGE": "python:3.12"}).startswith("base python:3.12 (a tag, which may")
+    assert image.base_of(recipe, {"BASE_IMAGE": str(tmp_path)}) == f"base {tmp_path} (a local one)"
+    pinned = "example.org:5000/team/python:3.12@sha256:" + "0" * 64
+    command = image.build_command(recipe, "apptainer", "out.sif", {"BASE_IMAGE": pinned})
+    assert "FROM=example.org:5000/team/python@sha256:" + "0" * 64 in command
+    assert f"BASE_IMAGE={pinned}" in image.build_command(recipe, "docker", "out", {"BASE_IMAGE": pinned})
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
