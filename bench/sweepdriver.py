@@ -112,7 +112,7 @@ class SweepDriver:
 
 
 class _Guard:
-    """Ends a run on this machine that outlives its time limit or takes the last of the memory. Slurm does so itself.
+    """Ends a run on this machine that outlives its time limit or, on CPU, takes the last of the memory. Slurm does so.
 
     The job script gets the signal that Slurm sends before a time limit, and ends the same way.
     """
@@ -150,7 +150,7 @@ class _Guard:
                 limit_s = 60.0 * (self._opened.study.time_limit_min or 60)
                 if time.time() - float(launch["submitted_unix_s"]) > limit_s:
                     self._ended_for = "time"
-                elif memory_is_ending():
+                elif self._opened.study.device == "cpu" and memory_is_ending():
                     self._ended_for = "memory"
                 if self._ended_for:
                     os.kill(pid, signal.SIGUSR1)
