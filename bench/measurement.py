@@ -265,7 +265,7 @@ class Measurement:
         case, cuda = self.case, self.case.device == "cuda"
         if case.kind != "profile":
             text = os.environ.get("PACELINE_PROFILE_WINDOW") if cuda else None
-            return nvtx_ranges(), ProfileWindow.from_text(text, meet=_meet, opened=self._window_opened)
+            return nvtx_ranges(None, cuda), ProfileWindow.from_text(text, meet=_meet, opened=self._window_opened)
         self.profiler = profiler.chosen(self.run)
         recorder: Recorder = CudaProfilerApi() if cuda else NoRecorder()
         ranges: AnyRanges | None = None

@@ -9,9 +9,10 @@
             minibatch
             communication
 
-Switched on by PACELINE_NVTX=1, and only if PyPI's nvtx is installed; otherwise nothing is called at all. PyPI nvtx
-0.2.11 is the release to use: with 0.2.17, Nsight Systems 2023.4 and 2024.2 record the domain but none of its ranges.
-Push/pop ranges belong to the thread that pushes: all of these are pushed by the trainer's main thread.
+Every run has them, for whatever nsys it is under; PACELINE_NVTX=0 switches them off, then nothing is called at all.
+Without PyPI's nvtx they are made by torch, on GPUs only. PyPI nvtx 0.2.11 is the release to use: with 0.2.17, Nsight
+Systems 2023.4 and 2024.2 record the domain but none of its ranges. Push/pop ranges belong to the thread that pushes:
+all of these are pushed by the trainer's main thread.
 """
 
 from __future__ import annotations
@@ -125,19 +126,21 @@ AnyRanges = Ranges | PlainRanges | AnnotatedRanges | WindowRanges
 
 
 def nvtx_ranges(wanted: bool | None = None, cuda: bool = False) -> Ranges | PlainRanges | None:
-    """Return the ranges if they are wanted and PyPI's nvtx is importable, else None.
+    """Return the ranges, None if they are not wanted or nothing is installed to make them with.
 
     Args:
-        wanted: None asks the variable PACELINE_NVTX (1: yes).
+        wanted: None asks the variable PACELINE_NVTX (0: no, 1: yes, and say so if there can be none; unset: yes).
         cuda: Without PyPI's nvtx, use torch.cuda.nvtx.
     """
-    if not (os.environ.get("PACELINE_NVTX") == "1" if wanted is None else wanted):
+    said = os.environ.get("PACELINE_NVTX", "")
+    if not (said != "0" if wanted is None else wanted):
         return None
     try:
         import nvtx
     except ImportError:
         if cuda:
             return PlainRanges()
-        print("paceline: NVTX ranges need the Python package nvtx, which is not installed: no ranges", file=sys.stderr)
+        if wanted or said:
+            print("paceline: NVTX ranges need the Python package nvtx, which is not installed", file=sys.stderr)
         return None
     return Ranges(nvtx)
