@@ -55,6 +55,10 @@ KEPT: dict[str, dict[str, str]] = {
     "ENUM_CUDA_KERNEL_LAUNCH_TYPE": {"name": TEXT, "label": TEXT},
 }
 """Tables that are copied, with the text columns that are; all CUPTI_ACTIVITY_KIND_* tables are copied as numbers."""
+_OWN_NAMES = frozenset(
+    ("paceline", "iteration", "rollout", "env_step", "physics", "inference", "update", "minibatch", "communication")
+)
+"""Domain and ranges of Paceline's runs: no secrets, also where a variable (a job's name, say) holds the same word."""
 _ACTIVITY = re.compile(r"CUPTI_ACTIVITY_KIND_[A-Z_]+(_V\d+)?")
 STRING_COLUMNS = ("textId", "nameId", "demangledName", "shortName", "mangledName")
 """Columns that refer to StringIds; only the strings they name are copied."""
@@ -151,8 +155,8 @@ def secrets_of(source: TableSource) -> tuple[list[tuple[str, str]], list[str]]:
             environment += _variables(value)
         elif name in ("Hostname", "HostName"):
             environment.append(("HOSTNAME", value))
-    known = [(name, value) for name, value in environment if MASK not in value]
-    return known, [value for value in arguments if MASK not in value]
+    known = [(name, value) for name, value in environment if MASK not in value and value not in _OWN_NAMES]
+    return known, [value for value in arguments if MASK not in value and value not in _OWN_NAMES]
 
 
 def _variables(text: str) -> list[tuple[str, str]]:

@@ -63,6 +63,22 @@ def test_a_planted_token_is_nowhere_in_the_copy(cartpole: Path, tmp_path: Path) 
     assert "META_DATA_CAPTURE" in done.kept and "ProcessStreams" in done.dropped and done.redacted > 100
 
 
+def test_a_variable_named_like_a_range_takes_no_name_away(cartpole: Path, tmp_path: Path) -> None:
+    """SLURM_JOB_NAME=inference, and a value that is also a kernel's word."""
+    path = tmp_path / "named.sqlite"
+    shutil.copy(cartpole, path)
+    variables = ("SLURM_JOB_NAME=inference", "JOB=paceline", "OTHER=vectorized_elementwise_kernel")
+    with closing(sqlite3.connect(path)) as connection:
+        for variable in variables:
+            connection.execute(
+                "INSERT INTO META_DATA_CAPTURE VALUES ('PROCESS_0:ENVIRONMENT_VARIABLE', ?)", (variable,)
+            )
+        connection.commit()
+    clean = scrub(path, tmp_path / "clean.sqlite").path
+    assert "inference" in {row["name"] for row in trace.analyse(clean).ranges}
+    assert b"vectorized_elementwise_kernel" not in clean.read_bytes()
+
+
 def test_only_listed_tables_and_texts_are_copied(cartpole: Path, tmp_path: Path) -> None:
     """No environment variable, process list, output or thread name: without looking for any particular value."""
     done = scrub(cartpole, tmp_path / "clean.sqlite")
