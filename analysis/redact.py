@@ -9,25 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from paceline.bench.redaction import TOKEN_FORMS
+
 MASK = "[scrubbed]"
 _SECRET_NAME = re.compile(r"TOKEN|KEY|SECRET|PASS|CRED|AUTH|COOKIE|SESSION|SIGNATURE", re.IGNORECASE)
 _PERSON_NAME = re.compile(r"^(USER|LOGNAME|USERNAME|SUDO_USER|HOSTNAME|HOST|.*_USER)$", re.IGNORECASE)
 _MIN_VALUE = 8
 _FORMS = (
-    r"gh[pousr]_[A-Za-z0-9]{16,}",
-    r"github_pat_\w{16,}",
-    r"glpat-[\w-]{16,}",
-    r"hf_[A-Za-z0-9]{16,}",
-    r"nvapi-[\w-]{16,}",
-    r"(?<![A-Za-z0-9])sk-[\w-]{16,}",
-    r"xox[abprs]-[\w-]{10,}",
-    r"(?:AKIA|ASIA)[0-9A-Z]{16}",
-    r"AIza[\w-]{30,}",
-    r"eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?",
+    *TOKEN_FORMS,
     r"-----BEGIN [A-Z ]+-----",
     r"\b[0-9a-f]{40}\b",
     r"(?i:token|secret|passw(?:or)?d|api_?key|authorization)\s*[=:]\s*\S+",
-    r"\w+://[^\s/@]+:[^\s/@]+@\S*",
     r"[\w.+-]+@[\w-]+\.[\w.-]+",
     r"(?<![\w:.<>)])~?/(?:[\w.+@-]+/)+[\w.+@-]*",
     r"\b(?:\d{1,3}\.){3}\d{1,3}\b",

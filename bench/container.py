@@ -13,9 +13,6 @@ from paceline.bench.cluster import Cluster
 from paceline.bench.errors import ClusterError
 from paceline.bench.shell import JOB_VARIABLES
 
-# What a container is given besides: a study may set the first, and the second differs inside.
-_DOCKER_VARIABLES = ("HYDRA_FULL_ERROR", "HOME", "ISAACLAB_PATH", "OMNI_KIT_ALLOW_ROOT", "GIT_PYTHON_REFRESH", "TMPDIR")
-
 
 def binds(cluster: Cluster) -> list[str]:
     """Return the binds of the profile as ``/source:/target[:ro]``."""
@@ -36,4 +33,4 @@ def check_paths(cluster: Cluster, paths: Iterable[Path | str | None]) -> None:
 
 def variables(environment: Iterable[tuple[str, str]]) -> list[str]:
     """Return the names of all variables that a container must be given."""
-    return [*JOB_VARIABLES, *_DOCKER_VARIABLES, *(name for name, _ in environment)]
+    return [*JOB_VARIABLES, *(name for name, _ in environment)]

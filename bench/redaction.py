@@ -18,11 +18,22 @@ _NAME = re.compile(
     r"|SECRET_?KEY|AUTH_?KEY|COOKIE|JWT|PAT)(?:$|_)",
     re.IGNORECASE,
 )
-_FORMS = re.compile(
-    r"gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|hf_[A-Za-z0-9]{16,}|nvapi-[\w-]{16,}"
-    r"|(?<![A-Za-z0-9])sk-[\w-]{16,}|xox[abprs]-[\w-]{10,}|(?:AKIA|ASIA)[0-9A-Z]{16}|AIza[\w-]{30,}"
-    r"|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?|\w+://[^\s/@:]+:[^\s/@]+@\S*"
+TOKEN_FORMS = (
+    r"gh[pousr]_[A-Za-z0-9]{16,}",
+    r"github_pat_\w{16,}",
+    r"glpat-[\w-]{16,}",
+    r"hf_[A-Za-z0-9]{16,}",
+    r"nvapi-[\w-]{16,}",
+    r"(?<![A-Za-z0-9])sk-[\w-]{16,}",
+    r"xox[abprs]-[\w-]{10,}",
+    r"(?:AKIA|ASIA)[0-9A-Z]{16}",
+    r"AIza[\w-]{30,}",
+    r"eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?",
+    r"\w+://[^\s/@:]+:[^\s/@]+@\S*",
 )
+"""Regular expressions of what credentials look like: GitHub, GitLab, Hugging Face, NVIDIA, OpenAI, Slack, AWS, Google,
+JSON web tokens, a password in a URL. Captures of profilers are scrubbed by these and more (analysis/redact.py)."""
+_FORMS = re.compile("|".join(TOKEN_FORMS))
 _MIN_LENGTH = 8
 _TEXT_SUFFIXES = {".log", ".jsonl", ".json", ".txt", ".yaml", ".yml", ".sh", ".md", ".csv", ".html", ".out", ".err", ""}
 

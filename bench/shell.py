@@ -21,7 +21,10 @@ _SHELL_NAMES = re.compile(
     r"BASH.*|SHELLOPTS|IFS|PS[0-4]|PROMPT_COMMAND|ENV|UID|EUID|PPID|OPTIND|OPTARG|RANDOM|SECONDS|_"
 )
 
-# What the job script exports and the training reads, in any runtime.
+# A study or profile may set these to something else.
+_DEFAULTS = ("HYDRA_FULL_ERROR", "HOME", "ISAACLAB_PATH", "OMNI_KIT_ALLOW_ROOT", "GIT_PYTHON_REFRESH", "TMPDIR")
+
+# What the job script exports and the training reads: a container that passes nothing on by itself is given all of it.
 JOB_VARIABLES = (
     "PACELINE_RUN_DIR",
     "PACELINE_NODE_DIR",
@@ -45,10 +48,11 @@ JOB_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "ACCEPT_EULA",
     "OMNI_KIT_ACCEPT_EULA",
+    *_DEFAULTS,
 )
 
 # A value from a file for one of these would be overwritten, or break the launch.
-RESERVED = frozenset(JOB_VARIABLES) | {
+RESERVED = frozenset(JOB_VARIABLES) - set(_DEFAULTS) | {
     "CUDA_VISIBLE_DEVICES",
     "RANK",
     "LOCAL_RANK",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from paceline.bench import shell
 from paceline.bench.cluster import Cluster, load_cluster, shipped
 from paceline.bench.record import Case
 from paceline.bench.render import render_job
@@ -110,6 +112,16 @@ def script(name: str) -> str:
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_script_is_as_expected(name: str, golden: Callable[[Path, str], None]) -> None:
     golden(HERE / "job_scripts" / f"{name}.sh", script(name))
+
+
+def test_scripts_export_what_the_table_of_variables_says() -> None:
+    """One table says what files may not set and what Docker is given; the scripts say what there is."""
+    exported = set()
+    for name, (job, site, _, _) in SCRIPTS.items():
+        words = re.findall(r"\bexport ((?:[A-Z_]+(?:=\S*)?[ \n;])+)", script(name))
+        found = {word.partition("=")[0].rstrip(";") for word in " ".join(words).split()}
+        exported |= found - {variable for variable, _ in job.environment} - set(site.environment)
+    assert exported == set(shell.JOB_VARIABLES)
 
 
 def test_no_expected_script_is_left_over() -> None:
