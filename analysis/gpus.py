@@ -68,7 +68,7 @@ class GpuComparison:
                     "memory_bandwidth_gb_per_s": spec.memory_bandwidth_gb_per_s,
                     "fp32_tflop_per_s": spec.fp32_tflop_per_s,
                     "power_limit_w": spec.power_limit_w,
-                    "source": spec.source,
+                    "sources": spec.sources,
                 }
                 for side, spec in self.specs.items()
                 if spec is not None
@@ -122,10 +122,11 @@ class GpuComparison:
         """Return throughput per price, per GB/s of memory bandwidth and per TFLOP/s of the GPUs that made it."""
         fps, spec, price = entry["total_fps"], self.specs[side], self._price(side, row)
         each = fps / (entry["world_size"] or 1) if known(fps) else None
+        bandwidth, arithmetic = (spec.memory_bandwidth_gb_per_s, spec.fp32_tflop_per_s) if spec else (None, None)
         return {
             "frames_per_price": each * 3600.0 / price if each and price else None,
-            "fps_per_gb_per_s": each / spec.memory_bandwidth_gb_per_s if each and spec else None,
-            "fps_per_tflop_per_s": each / spec.fp32_tflop_per_s if each and spec else None,
+            "fps_per_gb_per_s": each / bandwidth if each and bandwidth else None,
+            "fps_per_tflop_per_s": each / arithmetic if each and arithmetic else None,
         }
 
     def _price(self, side: str, row: Mapping[str, Any]) -> float | None:
@@ -259,13 +260,16 @@ def _check(side: str, spec: GpuSpec | None, rows: Sequence[Mapping[str, Any]]) -
 
 
 def _like(gain: float, spec: GpuSpec | None, other: GpuSpec | None) -> str | None:
-    """Return what a gain resembles: memory bandwidth, arithmetic, or neither; None without specifications."""
+    """Return what a gain resembles: memory bandwidth, arithmetic, or neither; None where figures are not known."""
     if spec is None or other is None:
         return None
-    figures = {
-        "memory bandwidth": spec.memory_bandwidth_gb_per_s / other.memory_bandwidth_gb_per_s,
-        "FP32 arithmetic": spec.fp32_tflop_per_s / other.fp32_tflop_per_s,
+    pairs = {
+        "memory bandwidth": (spec.memory_bandwidth_gb_per_s, other.memory_bandwidth_gb_per_s),
+        "FP32 arithmetic": (spec.fp32_tflop_per_s, other.fp32_tflop_per_s),
     }
+    figures = {name: mine / its for name, (mine, its) in pairs.items() if mine and its}
+    if len(figures) < len(pairs):
+        return None
     moved = {name: value for name, value in figures.items() if abs(value - 1.0) > _NO_CHANGE}
     if abs(gain - 1.0) <= _NO_CHANGE:
         same = [name for name in figures if name not in moved]

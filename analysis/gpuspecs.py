@@ -20,18 +20,29 @@ class GpuSpec:
     nvml_name: str
     """Regular expression over the name that NVML tells."""
     memory_bytes: int
-    memory_bandwidth_gb_per_s: float
-    fp32_tflop_per_s: float
+    memory_bandwidth_gb_per_s: float | None
+    """None, as the next two, where no source for it was found."""
+    fp32_tflop_per_s: float | None
     """Single precision outside tensor cores."""
-    power_limit_w: float
-    source: str
+    power_limit_w: float | None
+    sources: dict[str, str]
+    """Address of the page that a figure was checked against, by the figure's name."""
+
+    @property
+    def source(self) -> str:
+        """The pages in one line, each once, without what comes before the site's name."""
+        return ", ".join(dict.fromkeys(page.partition("://")[2] for page in self.sources.values()))
 
 
 @cache
 def specs() -> tuple[GpuSpec, ...]:
     """Return all GPU models that are known."""
     data = json.loads(files("paceline.analysis").joinpath("gpu_specs.json").read_text(encoding="utf-8"))
-    return tuple(GpuSpec(**entry) for entry in data["gpus"])
+    pages: dict[str, str] = data["documents"]
+    return tuple(
+        GpuSpec(**entry | {"sources": {figure: pages[key] for figure, key in entry["sources"].items()}})
+        for entry in data["gpus"]
+    )
 
 
 def lookup(name: str) -> GpuSpec | None:
@@ -49,7 +60,7 @@ def disagreements(spec: GpuSpec, memory_bytes: float | None, power_limit_w: floa
             f"NVML tells {memory_bytes / 2**30:.1f} GiB of memory, "
             f"the specification {spec.memory_bytes / 2**30:.1f} GiB"
         )
-    if power_limit_w and abs(power_limit_w / spec.power_limit_w - 1.0) > _POWER_TOLERANCE:
+    if power_limit_w and spec.power_limit_w and abs(power_limit_w / spec.power_limit_w - 1.0) > _POWER_TOLERANCE:
         found.append(
             f"its power limit is set to {power_limit_w:.0f} W, the specification says {spec.power_limit_w:.0f} W"
         )
