@@ -23,6 +23,7 @@ from paceline.bench.attempt import Attempt, read_attempt
 from paceline.bench.causes import Cause, LogFindings, classify, read_log, shorten
 from paceline.bench.errors import PacelineError, RecordError
 from paceline.bench.failures import failure_class
+from paceline.bench.hardware import node_name
 from paceline.bench.rankscan import RankSummary, read_rank
 from paceline.bench.record import Case, Result
 from paceline.bench.redaction import mask_files, redact, secret_values
@@ -155,6 +156,9 @@ def write_result(run: RunDir, case: Case, exit_code: int | None = None, interrup
     except (FileNotFoundError, RecordError):
         pass
     result = judge(run, case, exit_code, interrupted)
+    if not result.nodes and not interrupted and case.num_nodes == 1:
+        # No rank came so far as to say where it was. (What interrupted a run may be told later, from another node.)
+        result = dataclasses.replace(result, nodes=(node_name(),))
     write_json(run.result_json, result.to_json())
     return result
 

@@ -209,3 +209,15 @@ def test_long_logs_are_read_from_their_end(run: RunDir) -> None:
         )
     found = causes.read_log(run.train_log, CASE.num_envs_per_rank).cause
     assert (found.cause, found.message) == ("error", "ValueError: now")
+
+
+def test_a_job_that_failed_before_its_ranks_began_says_on_which_node(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise its next attempt could not be kept away from that node."""
+    monkeypatch.setenv("SLURMD_NODENAME", "node7")
+    for path in run.rank_files():
+        path.unlink()
+    run.train_log.write_text("paceline: error: 1 GPUs are visible on node7, 2 are needed\n")
+    assert sentinel.write_result(run, CASE, 1).nodes == ("node7",)
+    assert sentinel.write_result(run, CASE, 1, "node_failure").nodes == ()
