@@ -68,8 +68,8 @@ on_gpu: {task: Isaac-Cartpole-Direct, num_envs_per_rank: 4096, iterations: 30, w
 on_cpu: {task: Isaac-Cartpole-Direct, num_envs_per_rank: 32, num_minibatches: 4, iterations: 8, warmup_iterations: 2}
 """,
 }
-FIRST_GUESS_S = 60.0  # how long a batch takes, before one was seen
-MARGIN = 1.15
+FIRST_GUESS_S = 45.0  # how long a batch takes, before one was seen
+MARGIN = 1.1
 STOP_S = 20.0  # what is running gets so long to write its sentinel when time is up
 POLL_S = 0.5
 KEPT = ("case.json", "launch.json", "result.json")  # of a run, beside its records and samples
@@ -106,8 +106,8 @@ class Host:
         return Place(self.gpus[first : first + count], cores)
 
     def time_for(self, study: str) -> bool:
-        """Return whether a batch of a study that starts now will end in time."""
-        return time.monotonic() + MARGIN * self.longest_s.get(study, FIRST_GUESS_S) <= self.deadline
+        """Return whether a batch of a study that starts now will have measured before what still runs is stopped."""
+        return time.monotonic() + MARGIN * self.longest_s.get(study, FIRST_GUESS_S) <= self.deadline - STOP_S
 
 
 def pack(cases: Sequence[Case], size: int, alone: bool) -> list[list[Case]]:
