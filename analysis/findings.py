@@ -7,7 +7,9 @@ docs/findings.yaml lists the record folders. The documents keep their own text; 
     <!-- findings:NAME -->  and  <!-- /findings -->
 
 is replaced: ``summary`` (one row per study), ``studies`` (one section each), ``traces`` (launches and idle time in
-profiles), ``headline`` (the README's). Figures go to docs/images/findings/, as SVG and PNG, and the document names the
+profiles), ``sweeps``, ``gpus`` and ``engines`` (one GPU: findings_gpus.py), ``headline`` (the README's).
+
+Figures go to docs/images/findings/, as SVG and PNG, and the document names the
 hash of what each of them draws: the same records give the same document on any machine, while the pixels of a figure
 depend on its fonts.
 """
@@ -25,8 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from paceline.analysis import findings_gpus
 from paceline.analysis.figures import fixed
-from paceline.analysis.findings_text import headline, section, summary, trace_section
+from paceline.analysis.findings_text import figure, headline, section, summary, trace_section
 from paceline.analysis.load import load_study
 from paceline.analysis.report import Analysis
 from paceline.bench.errors import PacelineError, RecordError
@@ -66,6 +69,8 @@ class Manifest:
     """Name of the study in the README."""
     traces: tuple[Mapping[str, Any], ...]
     """Captures of a profiler: ``title``, ``file``, ``ranges`` (those to show), ``note``; the file's ``path``."""
+    others: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    """What was measured on one GPU, by kind: ``sweeps``, ``gpus``, ``engines``."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,8 @@ def read_manifest(path: Path) -> Manifest:
     if not all(isinstance(trace, dict) and {"title", "file", "ranges", "note"} == set(trace) for trace in traces):
         raise RecordError(f"{path}: traces: expected a list of title, file, ranges and note")
     found = tuple({**trace, "path": path.parents[1] / trace["file"]} for trace in traces)
-    return Manifest(tuple(entries), str(data["headline"]), found)
+    others = {kind: findings_gpus.check(kind, data[kind], path) for kind in findings_gpus.KINDS if data.get(kind)}
+    return Manifest(tuple(entries), str(data["headline"]), found, others)
 
 
 def make(root: Path) -> Made:
@@ -127,6 +133,12 @@ def make(root: Path) -> Made:
     chosen = next(item for item in analyses if item[0].name == manifest.headline)
     blocks = {"summary": summary(analyses), "studies": "\n\n".join(sections)}
     blocks["traces"] = "\n\n".join(trace_section(trace) for trace in manifest.traces)
+    for kind, entries in manifest.others.items():
+        text, own = findings_gpus.sections(kind, entries, root)
+        charts |= own
+        for name, spec in own.items():
+            text = text.replace(findings_gpus.figure(name), figure(name, digest(spec)))
+        blocks[kind] = text
     texts = {
         DOCUMENT: fill((root / DOCUMENT).read_text(encoding="utf-8"), blocks, DOCUMENT),
         README: fill((root / README).read_text(encoding="utf-8"), {"headline": headline(*chosen)}, README),

@@ -77,7 +77,7 @@ def section(entry: Entry, analysis: Analysis, figures: Mapping[str, str]) -> str
     else:
         table = markdown(scaling(analysis.rows, analysis.loaded.kind, device))
         parts += [table, _published(entry, analysis)]
-        parts += [_figure(name, key) for name, key in figures.items()]
+        parts += [figure(name, key) for name, key in figures.items()]
         parts += ["Points of efficiency lost, by part (they sum to the loss):", markdown(losses(analysis.rows, device))]
         found = limits_of(analysis) if analysis.loaded.kind == "strong" else None
         parts += _limits(found, analysis) if found is not None else []
@@ -170,7 +170,8 @@ def _origin(entry: Entry, analysis: Analysis) -> str:
     return "\n".join(lines)
 
 
-def _figure(name: str, key: str) -> str:
+def figure(name: str, key: str) -> str:
+    """Return a figure with the hash of what it draws."""
     path = f"images/findings/{name}"
     return f"![{name.replace('-', ', ').replace('_', ' ')}]({path}.svg) <!-- {key} -->"
 

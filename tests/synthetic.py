@@ -36,6 +36,7 @@ class Recipe:
 
     kind: str = "strong"
     task: str = "Isaac-Ant-Direct"
+    physics: str = "newton_mjwarp"
     trainer: str = "rsl_rl"
     device: str = "cuda"
     world_sizes: Sequence[int] = (1, 2, 4, 8)
@@ -91,6 +92,7 @@ def case_of(recipe: Recipe, world_size: int, repeat: int, kind: str | None = Non
     return Case(
         kind=kind or recipe.kind,  # type: ignore[arg-type]
         task=recipe.task,
+        physics=recipe.physics,
         trainer=recipe.trainer,  # type: ignore[arg-type]
         world_size=world_size,
         num_envs=recipe.num_envs * (world_size if recipe.kind == "weak" else 1),
