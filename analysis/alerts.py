@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from paceline.analysis.campaign import Floats, Joined
 
 _RECENT = 20
 _BLOCKS = 10
+_EPISODES_TO_SETTLE = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,13 +46,26 @@ Limits = Mapping[str, Any]
 Rule = Callable[[Joined, Now, Limits], str | None]
 
 
+def settled(joined: Joined) -> npt.NDArray[np.bool_]:
+    """Return, per iteration, whether reward and episode length say something about the policy.
+
+    A start begins new episodes and the trainers report those that have ended: first the short ones only. So both dip
+    after every resume, for about as long as two of the longest episodes of the campaign take.
+    """
+    if not np.isfinite(joined.episode_length).any():
+        return np.ones(len(joined.iteration), dtype=bool)
+    wait = _EPISODES_TO_SETTLE * math.ceil(float(np.nanmax(joined.episode_length)) / joined.case.horizon)
+    resumed = np.array([start.start_iteration for start in joined.starts], dtype=np.int64)[joined.start]
+    return np.asarray((resumed == 0) | (joined.iteration >= resumed + wait))
+
+
 def flat_reward(joined: Joined, now: Now, limits: Limits) -> str | None:
     """The mean reward has not risen over a window: its second half is not above its first half by twice the noise."""
     window, after = limits["flat_reward_iterations"], limits["after_iterations"]
     if joined.done < after + window:
         return None
     values = joined.reward[-window:]
-    values = values[np.isfinite(values)]
+    values = values[np.isfinite(values) & settled(joined)[-window:]]
     if len(values) < max(window // 2, _BLOCKS):
         return None
     blocks = np.array([block.mean() for block in np.array_split(values, _BLOCKS)])
@@ -71,7 +86,7 @@ def short_episodes(joined: Joined, now: Now, limits: Limits) -> str | None:
     step_s = limits.get("step_s")
     if limits.get("short_episode_s") is not None and step_s:
         limit = limits["short_episode_s"] / step_s
-    mean = _recent(joined.episode_length)
+    mean = _recent(np.where(settled(joined), joined.episode_length, np.nan))
     if limit is None or mean is None or joined.done < limits["after_iterations"] or mean >= limit:
         return None
     seconds = f" ({mean * step_s:.3g} s)" if step_s else ""

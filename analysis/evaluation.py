@@ -20,6 +20,8 @@ from paceline.bench.errors import RecordError
 from paceline.bench.rundir import read_json
 
 EVALUATION_SCHEMA = "paceline.evaluation/1"
+ONE_BY_ONE = "one-by-one"
+"""Folder in an evaluation folder where the same cells were played one after another (`paceline evaluate`)."""
 MEASURES = ("reward", "success", "length")
 _Z = 1.959963984540054
 
@@ -75,17 +77,23 @@ class Speed:
     """What packing gained."""
 
     wall_s: float
-    """From the first start to the last end."""
+    """Time in which at least one process ran."""
     one_by_one_s: float
     """The same cells one after another: measured if that was done in this folder, else estimated."""
-    measured: bool
-    """Whether one_by_one_s is a measurement."""
+    measured_cells: int
+    """Cells of which one_by_one_s is a measurement; the others are estimated."""
+    cells: int
     most_at_once: int
 
     @property
     def speedup(self) -> float:
         """How many times as fast as one by one."""
         return self.one_by_one_s / self.wall_s if self.wall_s > 0 else math.nan
+
+    @property
+    def measured(self) -> bool:
+        """Whether all of one_by_one_s is a measurement."""
+        return self.measured_cells == self.cells
 
 
 def load(folder: Path) -> list[CellResult]:
@@ -178,35 +186,52 @@ def ranking(cells: Sequence[CellResult], measure: str = "reward") -> Ranking | N
 
 
 def speed(folder: Path, cells: Sequence[CellResult]) -> Speed | None:
-    """Return what packing gained, from the schedule of the cells' last successful tries; None if it is not known.
+    """Return what packing gained, from the schedule of the cells that completed; None if it is not known.
 
-    One by one costs what the cell that was measured alone took, for every cell, corrected by its steps: its start-up,
-    and its time per environment step.
+    One by one is measured where ``one-by-one/`` in the folder has played the same cells. A cell that it has not played
+    counts as the mean of those that it has; without any, as what the cell that ran alone took, corrected by its steps:
+    its start-up, and its time per environment step.
     """
+    wanted = {str(cell.cell["cell_id"]): cell for cell in cells if cell.status == "completed"}
+    tries = _tries(folder, wanted)
+    done = {str(t["cell_id"]): t for t in tries if t.get("status") == "completed"}
+    if len(done) < 2:
+        return None
+    spans = sorted((float(t["began_unix_s"]), float(t["ended_unix_s"])) for t in tries)
+    wall = _covered(spans)
+    most = max(sum(b <= begin < e for b, e in spans) for begin, _ in spans)
+    if most == 1:
+        return Speed(wall, wall, len(done), len(done), 1)
+    alone = _tries(folder / ONE_BY_ONE, done)
+    measured = {str(t["cell_id"]) for t in alone if t.get("status") == "completed"}
+    if measured:
+        took = _covered(sorted((float(t["began_unix_s"]), float(t["ended_unix_s"])) for t in alone))
+        return Speed(wall, took * len(done) / len(measured), len(measured), len(done), most)
+    first = min(done.values(), key=lambda t: float(t["began_unix_s"]))
+    reference = wanted[str(first["cell_id"])].end
+    span = float(first["ended_unix_s"]) - float(first["began_unix_s"])
+    play, steps = float(reference.get("play_s") or 0.0), int(reference.get("steps") or 1)
+    one_by_one = sum(span - play + play * int(wanted[name].end.get("steps") or steps) / steps for name in done)
+    return Speed(wall, one_by_one, 0, len(done), most)
+
+
+def _tries(folder: Path, wanted: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the tries at some cells that a folder's schedule has; none if there is no schedule."""
     try:
         lines = (folder / "schedule.jsonl").read_bytes().split(b"\n")[:-1]
     except OSError:
-        return None
-    tries = [value for value in map(_parse, lines) if "began_unix_s" in value]
-    wanted = {str(cell.cell["cell_id"]) for cell in cells if cell.status == "completed"}
-    done = {str(t["cell_id"]): t for t in tries if t.get("status") == "completed" and t["cell_id"] in wanted}
-    if len(done) < 2:
-        return None
-    spans = sorted((float(t["began_unix_s"]), float(t["ended_unix_s"])) for t in tries if t["cell_id"] in wanted)
-    wall = max(end for _, end in spans) - spans[0][0]
-    most = max(sum(b <= begin < e for b, e in spans) for begin, _ in spans)
-    if most == 1:
-        return Speed(wall, wall, True, 1)
-    alone = min(done.values(), key=lambda t: float(t["began_unix_s"]))
-    reference = next(cell for cell in cells if cell.cell["cell_id"] == alone["cell_id"]).end
-    span = float(alone["ended_unix_s"]) - float(alone["began_unix_s"])
-    play, steps = float(reference.get("play_s") or 0.0), int(reference.get("steps") or 1)
-    one_by_one = sum(
-        span - play + play * int(cell.end.get("steps") or steps) / steps
-        for cell in cells
-        if cell.cell["cell_id"] in done
-    )
-    return Speed(wall, one_by_one, False, most)
+        return []
+    names = set(wanted)
+    return [value for value in map(_parse, lines) if "began_unix_s" in value and str(value.get("cell_id")) in names]
+
+
+def _covered(spans: Sequence[tuple[float, float]]) -> float:
+    """Return how much time sorted spans cover together: an evaluation may have been interrupted for days."""
+    total, until = 0.0, -math.inf
+    for begin, end in spans:
+        total += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return total
 
 
 def table(cells: Iterable[CellResult]) -> list[dict[str, Any]]:

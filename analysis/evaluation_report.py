@@ -34,6 +34,7 @@ def write(folder: Path) -> str:
             "wall_s": gain.wall_s,
             "one_by_one_s": gain.one_by_one_s,
             "one_by_one_measured": gain.measured,
+            "one_by_one_measured_cells": gain.measured_cells,
             "most_at_once": gain.most_at_once,
             "speedup": gain.speedup,
         },
@@ -87,7 +88,9 @@ def speed_line(gain: Speed) -> str:
     """Return one sentence on what packing gained."""
     if gain.most_at_once == 1:
         return f"One by one: {gain.wall_s:.0f} s."
-    how = "measured" if gain.measured else "estimated from the cell that ran alone"
+    how = "estimated from the cell that ran alone"
+    if gain.measured_cells:
+        how = "measured" if gain.measured else f"measured for {gain.measured_cells} of {gain.cells} cells"
     return (
         f"{gain.wall_s:.0f} s with up to {gain.most_at_once} at once; one by one {gain.one_by_one_s:.0f} s ({how}): "
         f"{gain.speedup:.2f} times as fast."

@@ -8,6 +8,7 @@ Standard library only: it also runs on a GPU host that has the jobs' Python and 
         cells/<cell_id>.jsonl            its episodes
         logs/<cell_id>-<try>.log         what its process printed
         schedule.jsonl                   when which cell ran where, and why one was run again
+        one-by-one/                      the same cells played one after another, if that was asked for; likewise
         report.md report.json report.csv
 """
 
@@ -29,6 +30,8 @@ from paceline.bench.record import Case
 from paceline.bench.rundir import read_json, write_json
 
 EVALUATION_SCHEMA = "paceline.evaluation/1"
+ONE_BY_ONE = "one-by-one"
+"""Folder in an evaluation folder where the same cells are played one after another."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

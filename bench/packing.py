@@ -81,6 +81,7 @@ class Packer:
         show: Callable[[Progress], None],
         *,
         most: int | None = None,
+        only: int | None = None,
         places: list[Place] | None = None,
     ) -> None:
         """Prepare.
@@ -92,6 +93,7 @@ class Packer:
             environment: Environment of the processes.
             show: Called with the progress, again and again.
             most: Processes at once on each GPU at most; 1 plays one by one. None: as many as fit.
+            only: GPUs to use at most; None: all.
             places: Where to run; what this machine has if None.
         """
         self.folder = folder
@@ -99,6 +101,7 @@ class Packer:
         self._command, self._environment, self._show, self._most = list(command), dict(environment), show, most
         on_gpu = any(cell.device.startswith("cuda") for cell in cells)
         self.places = places if places is not None else (gpus() if on_gpu else [Place("", None)])
+        self.places = self.places[:only]
         self._waiting: list[tuple[Cell, int]] = []
         self._running: list[Job] = []
         self._measured: dict[str, Any] | None = None

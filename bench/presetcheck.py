@@ -45,6 +45,8 @@ class Checked:
     """What the settings are without the preset."""
     verified: bool
     """False where the jobs' Python cannot run on this machine: only task, trainer and physics were checked."""
+    missing: tuple[str, ...] = ()
+    """Optional packages that the preset needs and the jobs' Python on this machine does not have."""
 
 
 def check(preset: Preset, python: str) -> Checked:
@@ -63,9 +65,8 @@ def check(preset: Preset, python: str) -> Checked:
     if program is None:
         return _unverified(preset)
     settings = preset.settings()
-    answer = _ask(
-        {"task": preset.task, "trainer": preset.trainer, "physics": preset.physics, "settings": settings}, program
-    )
+    question = {"task": preset.task, "trainer": preset.trainer, "physics": preset.physics, "settings": settings}
+    answer = _ask({**question, "packages": packages(preset)}, program)
     if answer["errors"]:
         raise StudyError("\n".join(_line(preset, error) for error in answer["errors"]))
     for key, default in answer["defaults"].items():
@@ -79,7 +80,24 @@ def check(preset: Preset, python: str) -> Checked:
         hidden_layers=answer["networks"],
         defaults=answer["defaults"],
         verified=True,
+        missing=tuple(answer["missing"]),
     )
+
+
+def packages(preset: Preset) -> list[str]:
+    """Return the optional packages that a preset needs in the jobs' Python; Paceline installs none of them."""
+    wanted = {"wandb": preset.wandb is not None, "prometheus_client": preset.metrics_port is not None}
+    return [name for name, is_wanted in wanted.items() if is_wanted]
+
+
+def require_packages(preset: Preset, checked: Checked, python: str) -> None:
+    """Raise StudyError if a package that the preset needs is missing."""
+    reasons = {"wandb": "wandb", "prometheus_client": "metrics_port"}
+    for name in checked.missing:
+        raise StudyError(
+            f"preset {preset.name}: {reasons[name]}: needs {name}, which the jobs' Python does not have; install it "
+            f"with `uv pip install --python {python} {name}`, or remove {reasons[name]} from the preset"
+        )
 
 
 def _check_table(preset: Preset) -> None:
@@ -121,12 +139,15 @@ def _unverified(preset: Preset) -> Checked:
 
 
 def _ask(question: dict[str, Any], python: str) -> dict[str, Any]:
-    # The jobs' interpreter has nothing of ours: it gets this package alone, through a link.
+    # The jobs' interpreter has nothing of ours: it gets this package alone, through a link, before what the user's own
+    # PYTHONPATH adds.
     with tempfile.TemporaryDirectory() as link:
         package = Path(link) / "paceline"
         package.mkdir()
         (package / "bench").symlink_to(Path(__file__).resolve().parent)
-        own = {"PYTHONPATH": link, "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1", "CUDA_VISIBLE_DEVICES": ""}
+        inherited = os.environ.get("PYTHONPATH")
+        paths = link if not inherited else f"{link}{os.pathsep}{inherited}"
+        own = {"PYTHONPATH": paths, "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1", "CUDA_VISIBLE_DEVICES": ""}
         try:
             done = subprocess.run(
                 [python, "-m", "paceline.bench.taskprobe"],

@@ -5,13 +5,15 @@
 The question names ``task``, ``trainer``, ``physics`` and ``settings`` (dotted key, such as
 ``env.rewards.feet_air_time.weight``, to value). The answer has ``errors`` (``key``, ``message``, ``near``), the
 ``defaults`` of all keys that exist, and what the agent is with the settings applied: ``agent`` (horizon, minibatches,
-epochs) and ``networks`` (widths of the hidden layers). A list of questions gets a list of answers.
+epochs) and ``networks`` (widths of the hidden layers); ``missing`` are those of the question's ``packages`` that are
+not installed. A list of questions gets a list of answers.
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib.util
 import json
 import os
 import sys
@@ -47,7 +49,8 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
             errors.append(problem)
         else:
             defaults[key] = _plain(default)
-    return {"errors": errors, "defaults": defaults, **_agent(roots["agent"], trainer)}
+    missing = [name for name in question.get("packages", ()) if importlib.util.find_spec(name) is None]
+    return {"errors": errors, "defaults": defaults, "missing": missing, **_agent(roots["agent"], trainer)}
 
 
 def _apply(roots: Mapping[str, Any], key: str, value: Any) -> tuple[dict[str, Any] | None, Any]:

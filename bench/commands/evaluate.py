@@ -47,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes at once on a GPU at most; 1: one by one (default: what fits)",
     )
     parser.add_argument(
+        "--one-by-one",
+        action="store_true",
+        help="then play the same cells once more, one after another, into DIR/one-by-one: the report's speed-up is "
+        "measured instead of estimated",
+    )
+    parser.add_argument(
         "--device", choices=("auto", "cuda", "cpu"), default="auto", help="default: a GPU if there is one"
     )
     parser.add_argument("--physics", help="Isaac Lab physics preset (default: the campaign's own, or newton_mjwarp)")
@@ -86,16 +92,17 @@ def run(args: argparse.Namespace) -> int:
     folder.create(cells, asked)
     _say(f"{len(cells)} cells of {args.episodes} episodes: {len(policies)} checkpoints")
     with tempfile.TemporaryDirectory(prefix="paceline-") as link:
-        packer = packing.Packer(
-            folder,
-            cells,
-            [python, "-m", "paceline.bench.evalworker"],
-            _environment(Path(link), asset_root),
-            _Shower(),
-            most=args.at_once,
-        )
-        progress = packer.run()
-    return finish(folder.path, progress)
+        command, environment = [python, "-m", "paceline.bench.evalworker"], _environment(Path(link), asset_root)
+        progress = packing.Packer(folder, cells, command, environment, _Shower(), most=args.at_once).run()
+        try:
+            if args.one_by_one:
+                _say("the same cells once more, one by one")
+                alone = evaluation.EvaluationDir(folder.path / evaluation.ONE_BY_ONE)
+                alone.create(cells, asked)
+                packing.Packer(alone, cells, command, environment, _Shower(), most=1, only=1).run()
+        finally:  # what was played until an interrupt is a measurement too
+            code = finish(folder.path, progress)
+    return code
 
 
 def make_cells(args: argparse.Namespace, policies: list[Policy]) -> list[Cell]:

@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
             f"note: the jobs' Python does not run on this machine: settings of {preset.task} are not checked here",
             soft_wrap=True,
         )
+    if not cluster.setup:  # a profile's own set-up may add packages in the jobs
+        presetcheck.require_packages(preset, checked, side.python)
     if args.check:
         _tell_changes(checked)
         return 0

@@ -34,6 +34,7 @@ def test_shipped_presets_fit_their_tasks_and_mistakes_are_named(jobs_environment
     presets = [load_preset(name) for name in shipped()]
     questions = [question(preset) for preset in [*presets, wrong]]
     questions.append({**questions[0], "task": "Isaac-Cartpole-Dirct"})
+    questions[0]["packages"] = ["torch", "no_such_package"]
     link = repository / "build" / "typing"
     assert (link / "paceline").is_dir() or subprocess.run(["make", "build/typing"], cwd=repository, check=True)
     done = subprocess.run(
@@ -49,6 +50,7 @@ def test_shipped_presets_fit_their_tasks_and_mistakes_are_named(jobs_environment
     by_name = dict(zip(shipped(), answers, strict=False))
     for name, answer in by_name.items():
         assert answer["errors"] == [], name
+    assert answers[0]["missing"] == ["no_such_package"] and answers[1]["missing"] == []
     anymal = by_name["anymal_c_rough_48h"]
     # What the plan calls the defaults is what the task has, so the preset changes what the plan changes.
     assert anymal["defaults"]["agent.actor.hidden_dims"] == [512, 256, 128]

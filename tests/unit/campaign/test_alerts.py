@@ -46,6 +46,25 @@ def test_short_episodes_in_seconds(tmp_path: Path) -> None:
     assert rules(found) == ["short_episodes"] and "150 steps (3 s)" in found[0].reason
 
 
+@pytest.mark.parametrize("learns", [True, False])
+def test_the_dip_after_a_resume_is_no_alarm_and_hides_none(tmp_path: Path, learns: bool) -> None:
+    """Trainers report the short episodes first: low values after each of ten resumes, for less than two episodes."""
+
+    def of_start(begin: int) -> Values:
+        def values(k: int) -> dict[str, Any]:
+            said = good(k if learns else min(k, 300))
+            share = 1.0 if begin == 0 or k >= begin + (40 if learns else 15) else 0.2
+            return {**said, "reward": said["reward"] * share, "episode_length": said["episode_length"] * share}
+
+        return values
+
+    write_campaign(tmp_path, alerts={"flat_reward_iterations": 400, "short_episode_s": 3, "step_s": 0.02})
+    for attempt, begin in enumerate(range(0, 1650, 150), start=1):
+        write_start(tmp_path, attempt, range(begin, begin + (150 if begin < 1500 else 20)), of_start(begin))
+    found = alerts(campaigns.read(tmp_path), QUIET)
+    assert rules(found) == ([] if learns else ["flat_reward"])
+
+
 def test_nan_loss(tmp_path: Path) -> None:
     def values(k: int) -> dict[str, Any]:
         said = good(k)

@@ -248,6 +248,42 @@ def test_speedup_is_against_the_cell_that_ran_alone(tmp_path: Path) -> None:
     assert math.isclose(found.speedup, 40 / 22)
 
 
+@pytest.mark.parametrize("played", [4, 2])
+def test_speedup_measured_one_by_one(tmp_path: Path, played: int) -> None:
+    """Real processes: what was played one by one is the measurement; cells that were not count as their mean."""
+    cells = [cell("a", seed) for seed in range(4)]
+    pack(tmp_path, cells, {"a": {"cpu_s": 0.001}}, places=[Place("0", None)])
+    folder = tmp_path / "evaluation"
+    alone = EvaluationDir(folder / evaluation.ONE_BY_ONE)
+    alone.create(cells, {})
+    environment = {"PLAN": "{}", "MARKS": str(tmp_path / "marks")}
+    command, places = [sys.executable, "-c", PROGRAM], [Place("0", None), Place("1", None)]
+    packer = Packer(alone, cells[:played], command, environment, lambda _: None, most=1, only=1, places=places)
+    assert set(packer.run().states.values()) == {"completed"} and len(packer.places) == 1
+    found = analysis.speed(folder, analysis.load(folder))
+    assert found is not None and found.most_at_once > 1
+    assert (found.measured_cells, found.cells, found.measured) == (played, 4, played == 4)
+    tries = [json.loads(line) for line in alone.schedule_jsonl.read_text().splitlines()]
+    took = sum(line["ended_unix_s"] - line["began_unix_s"] for line in tries)
+    assert math.isclose(found.one_by_one_s, took * 4 / played)
+    said = "(measured)" if played == 4 else "(measured for 2 of 4 cells)"
+    assert said in evaluation_report.write(folder)
+
+
+def test_a_break_between_two_sessions_is_no_time_of_the_evaluation(tmp_path: Path) -> None:
+    cells = [cell("a", seed) for seed in range(3)]
+    EvaluationDir(tmp_path).create(cells, {})
+    for a_cell in cells:
+        write_cell(tmp_path, a_cell, np.ones(6))
+    lines = [
+        {"cell_id": c.cell_id, "status": "completed", "began_unix_s": b, "ended_unix_s": e}
+        for c, (b, e) in zip(cells, [(0, 10), (5, 12), (90000, 90003)], strict=True)
+    ]
+    (tmp_path / "schedule.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = analysis.speed(tmp_path, analysis.load(tmp_path))
+    assert found is not None and found.wall_s == 15
+
+
 def arguments(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     evaluate.add_arguments(parser)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from paceline.bench import campaign as campaigns
+from paceline.bench import presetcheck
 from paceline.bench.cluster import Cluster, load_cluster
 from paceline.bench.errors import LaunchError, StudyError
 from paceline.bench.preset import Alerts, Preset, load_preset, override, shipped, to_yaml
@@ -189,3 +190,15 @@ def test_the_documentation_shows_a_valid_preset(tmp_path: Path) -> None:
     assert load_preset(shown).metrics_port == 9400
     keys = {key for key in Alerts.model_fields if key not in ("step_s", "after_iterations", "short_episode_steps")}
     assert all(f"`{key}`" in page for key in keys)
+
+
+def test_a_preset_says_which_packages_it_needs_and_what_installs_them(tmp_path: Path) -> None:
+    wanted = preset(tmp_path, "wandb: {project: p, mode: offline}\nmetrics_port: 9400\n")
+    assert presetcheck.packages(wanted) == ["wandb", "prometheus_client"]
+    assert presetcheck.packages(preset(tmp_path)) == []
+    presetcheck.require_packages(wanted, checked(), "/opt/jobs/python")
+    for name, key in (("wandb", "wandb"), ("prometheus_client", "metrics_port")):
+        with pytest.raises(StudyError) as caught:
+            presetcheck.require_packages(wanted, checked(missing=(name,)), "/opt/jobs/python")
+        said = f"{key}: needs {name}, which the jobs' Python does not have; install it with `uv pip install --python"
+        assert said in str(caught.value) and "\n" not in str(caught.value)
