@@ -9,6 +9,7 @@ every environment plays the same number of episodes from the beginning, and each
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
@@ -75,8 +76,8 @@ class Player:
             done = torch.as_tensor(dones, device=device).reshape(num_envs).bool()
             if not bool(done.any()):
                 continue
-            if hasattr(policy, "reset"):  # recurrent states of episodes that have ended
-                policy.reset(done)
+            with torch.inference_mode():  # as they were made
+                reset_states(policy, done)
             counts = done & (finished < self.per_env)
             timed_out = extras.get("time_outs") if isinstance(extras, dict) else None
             reported = _success(extras)
@@ -116,6 +117,20 @@ class Player:
         while len(times) <= _WARM_UP_STEPS + 1:  # its bundle needs steps after the warm-up
             times.append(times[-1])
         return times, None, None, sum(successes) / len(successes) if successes else None
+
+
+def reset_states(policy: Any, done: Any) -> None:
+    """Reset the recurrent states of episodes that have ended: by rsl_rl's policy itself, or in rl_games' player.
+
+    Isaac Lab's play benchmark hands over a plain function around that player.
+    """
+    if hasattr(policy, "reset"):
+        policy.reset(done)
+        return
+    player = inspect.getclosurevars(policy).nonlocals.get("agent") if inspect.isfunction(policy) else None
+    if getattr(player, "is_rnn", False) and player is not None:
+        for state in player.states or ():
+            state[:, done, :] = 0.0
 
 
 class _DeviceMemory:

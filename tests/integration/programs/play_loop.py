@@ -43,10 +43,30 @@ class Environment:
         return self.age.clone(), reward, done.long(), {"time_outs": by_time}
 
 
+class Recurrent:
+    """rl_games' player, as far as its recurrent states go: how many steps each environment's episode has had."""
+
+    is_rnn = True
+    states: list[Any]
+
+    def __init__(self) -> None:
+        self.states = [torch.zeros(1, NUM_ENVS, 2)]
+
+    def act(self, obs: Any) -> Any:
+        assert torch.equal(self.states[0][0, :, 0].long(), obs), (self.states, obs)  # both begin anew together
+        self.states = [state + 1 for state in self.states]
+        return obs
+
+
 def main() -> None:
     record = Record(Path(sys.argv[1]))
     player = Player({"episodes": 10, "num_envs": NUM_ENVS}, record, time.perf_counter())
-    times, _, _, success = player.play(Environment(), lambda obs: obs, 2)
+    agent = Recurrent()
+
+    def policy(obs: Any) -> Any:
+        return agent.act(obs)
+
+    times, _, _, success = player.play(Environment(), policy, 2)
     record.line({"facts": player.facts, "steps": len(times), "success": success})
     print(json.dumps(player.facts))
 
