@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from paceline.analysis import findings_gpus
+from paceline.analysis import findings_gpus, findings_traces
 from paceline.analysis.figures import fixed
-from paceline.analysis.findings_text import figure, headline, section, summary, trace_section
+from paceline.analysis.findings_text import figure, headline, section, summary
 from paceline.analysis.load import load_study
 from paceline.analysis.report import Analysis
 from paceline.bench.errors import PacelineError, RecordError
@@ -68,7 +68,7 @@ class Manifest:
     headline: str
     """Name of the study in the README."""
     traces: tuple[Mapping[str, Any], ...]
-    """Captures of a profiler: ``title``, ``file``, ``ranges`` (those to show), ``note``; the file's ``path``."""
+    """Captures of a profiler: ``title``, ``captures`` (file by label) and their ``paths``, ``ranges`` to show, ``note``."""
     others: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """What was measured on one GPU, by kind: ``sweeps``, ``gpus``, ``engines``."""
 
@@ -111,10 +111,7 @@ def read_manifest(path: Path) -> Manifest:
         raise RecordError(f"{path}: {sorted(twice)[0]!r}: names are lower-case letters, digits and _, each once")
     if data.get("headline") not in names:
         raise RecordError(f"{path}: headline is {data.get('headline')!r}; it must be one of {', '.join(names)}")
-    traces = data.get("traces") or []
-    if not all(isinstance(trace, dict) and {"title", "file", "ranges", "note"} == set(trace) for trace in traces):
-        raise RecordError(f"{path}: traces: expected a list of title, file, ranges and note")
-    found = tuple({**trace, "path": path.parents[1] / trace["file"]} for trace in traces)
+    found = findings_traces.check(data.get("traces") or [], path)
     others = {kind: findings_gpus.check(kind, data[kind], path) for kind in findings_gpus.KINDS if data.get(kind)}
     return Manifest(tuple(entries), str(data["headline"]), found, others)
 
@@ -132,7 +129,7 @@ def make(root: Path) -> Made:
         sections.append(section(entry, analysis, {name: digest(spec) for name, spec in own.items()}))
     chosen = next(item for item in analyses if item[0].name == manifest.headline)
     blocks = {"summary": summary(analyses), "studies": "\n\n".join(sections)}
-    blocks["traces"] = "\n\n".join(trace_section(trace) for trace in manifest.traces)
+    blocks["traces"] = "\n\n".join(map(findings_traces.section, manifest.traces))
     for kind, entries in manifest.others.items():
         text, own = findings_gpus.sections(kind, entries, root)
         charts |= own

@@ -87,32 +87,6 @@ def section(entry: Entry, analysis: Analysis, figures: Mapping[str, str]) -> str
     return "\n\n".join(part for part in parts if part)
 
 
-def trace_section(named: Mapping[str, Any]) -> str:
-    """Return the section of one profiler capture: launches and idle time of the GPU by range."""
-    from paceline.analysis import trace
-
-    found = trace.analyse(str(named["path"]), named["ranges"])
-    rows = [
-        {
-            **row,
-            "each_s": row["wall_s"] / row["instances"],
-            "launches_each": row["launches"] / row["instances"],
-            "idle": row["gpu_idle_s"] / row["wall_s"],
-        }
-        for row in found.ranges
-        if row["name"] in named["ranges"]
-    ]
-    columns = (
-        Column("name", "Range", "text"),
-        Column("instances", "Instances", "count"),
-        Column("launches_each", "Launches, each", "number"),
-        Column("each_s", "Wall time, each, ms", "ms"),
-        Column("idle", "GPU idle %", "percent"),
-    )
-    table = markdown(Table("trace", "Trace", columns, tuple(rows)))
-    return f"### {named['title']}\n\n{table}\n\n{named['note'].strip()} Capture: [{named['file']}](../{named['file']})."
-
-
 def headline(entry: Entry, analysis: Analysis) -> str:
     """Return the README's sentence and figure."""
     study = analysis.loaded.study

@@ -34,7 +34,7 @@ def test_the_committed_findings_are_what_the_records_give() -> None:
 def test_the_records_are_small() -> None:
     manifest = read_manifest(ROOT / MANIFEST)
     files = [path for entry in manifest.entries for path in (ROOT / entry.folder).rglob("*") if path.is_file()]
-    files += [trace["path"] for trace in manifest.traces]
+    files += [path for trace in manifest.traces for path in trace["paths"].values()]
     assert sum(path.stat().st_size for path in files) < MAX_RECORDS_BYTES
 
 
@@ -94,7 +94,7 @@ def test_made_again_only_where_records_changed(checkout: Path, capsys: pytest.Ca
         ("paceline.findings/1", "paceline.findings/2", "expected schema: paceline.findings/1"),
         ("name: strong_ant_rsl_rl", "name: Strong Ant", "names are lower-case letters"),
         ("studies:", "studies: [", "cannot be read"),
-        ("studies:", "traces: [{file: x}]\nstudies:", "traces: expected a list of title, file, ranges and note"),
+        ("studies:", "traces: [{file: x}]\nstudies:", "traces: expected a list of title, file or captures"),
         ("    date:", "    published: [{what: x}]\n    date:", "published: expected a list of what and file"),
     ],
 )
