@@ -68,7 +68,7 @@ class Manifest:
     headline: str
     """Name of the study in the README."""
     traces: tuple[Mapping[str, Any], ...]
-    """Captures of a profiler: ``title``, ``captures`` (file by label) and their ``paths``, ``ranges`` to show, ``note``."""
+    """Captures of a profiler: ``title``, ``captures`` (files by label), ``paths``, ``ranges`` to show, ``note``."""
     others: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """What was measured on one GPU, by kind: ``sweeps``, ``gpus``, ``engines``."""
 
