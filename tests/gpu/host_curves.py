@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -46,9 +45,12 @@ from paceline.bench.launch import JobSide, OpenStudy
 from paceline.bench.lock import StudyLock
 from paceline.bench.record import Case
 from paceline.bench.render import render_job
-from paceline.bench.rundir import RunDir, write_json
+from paceline.bench.rundir import write_json
 from paceline.bench.status import CaseStatus
 from paceline.bench.study import parse_study, resolve
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a script
+from tests.gpu.kept_records import keep_records
 
 STUDIES = {
     "strong_ant": """
@@ -72,7 +74,6 @@ FIRST_GUESS_S = 45.0  # how long a batch takes, before one was seen
 MARGIN = 1.1
 STOP_S = 20.0  # what is running gets so long to write its sentinel when time is up
 POLL_S = 0.5
-KEPT = ("case.json", "launch.json", "result.json")  # of a run, beside its records and samples
 
 
 @dataclass(frozen=True)
@@ -316,21 +317,6 @@ def _warm(study: OpenStudy) -> bool:
 
 def _missing(study: OpenStudy) -> list[CaseStatus]:
     return [status for status in study.status() if not status.done and status.case.kind != "warmup"]
-
-
-def keep_records(study: OpenStudy, target: Path) -> None:
-    """Copy what a study's analysis needs: no code, scripts, logs or site paths. An earlier copy is replaced."""
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    shutil.copyfile(study.directory.study_yaml, target / "study.yaml")
-    told = study.cluster.model_copy(update={"python": "auto", "asset_root": "auto", "cache_dir": None, "setup": ()})
-    (target / "cluster.yaml").write_text(clusters.to_yaml(told), encoding="utf-8")
-    for run in study.directory.all_runs():
-        own = RunDir(target / "runs" / run.case_id / run.path.name)
-        own.path.mkdir(parents=True)
-        for path in (*(run.path / name for name in KEPT), *run.rank_files(), *run.samples_files()):
-            if path.exists():
-                shutil.copyfile(path, own.path / path.name)
 
 
 def report(study: OpenStudy) -> None:

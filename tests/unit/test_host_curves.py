@@ -8,7 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from paceline.analysis.load import load_study
+from paceline.analysis.summary import run_arrays, summarise
 from paceline.bench import launch, snapshot
 from paceline.bench.cluster import load_cluster
 from paceline.bench.launch import JobSide
@@ -18,7 +21,8 @@ from paceline.bench.record import Case
 from paceline.bench.rundir import RunDir, StudyDir, read_json
 
 from tests.gpu import host_curves
-from tests.gpu.host_curves import STUDIES, Batch, Host, drive, keep_records, open_studies, order, pack, places
+from tests.gpu.host_curves import STUDIES, Batch, Host, drive, open_studies, order, pack, places
+from tests.gpu.kept_records import keep_records
 
 
 def host(size: int, seconds: float = 3600.0) -> Host:
@@ -212,6 +216,18 @@ def test_kept_records_hold_no_code_and_no_paths(tmp_path: Path, repository: Path
     assert not any("/site/of/me" in path.read_text() for path in kept)
     original = {path.name for path in StudyDir(source).run(case.case_id, 1).path.iterdir()}
     assert {path.name for path in kept} == original | {"study.yaml", "cluster.yaml"}
+
+    # Samples of the start are left out, and nothing that is computed from them changes.
+    sizes = [sum(path.stat().st_size for path in place.rglob("samples-*")) for place in (folder, tmp_path / "kept")]
+    assert 0 < sizes[1] < 0.7 * sizes[0]
+    before, after = (summaries(place).iloc[0] for place in (folder, tmp_path / "kept"))
+    for name in ("power_w", "gpu_util_pct", "sm_clock_mhz", "total_fps"):
+        assert before[name] == after[name], name
+
+
+def summaries(folder: Path) -> pd.DataFrame:
+    loaded = load_study(folder)
+    return summarise(loaded, run_arrays(loaded))
 
 
 def test_a_run_sees_its_gpus_and_cores_only(tmp_path: Path) -> None:
