@@ -33,7 +33,7 @@ def price(loaded: Loaded) -> tuple[Price | None, str | None]:
     table = stated.get("gpu_hour") if isinstance(stated, Mapping) else None
     if not isinstance(stated, Mapping) or not isinstance(table, Mapping) or not table:
         return None, None
-    names = {_plain(str(kind)): str(kind) for kind, value in table.items() if _is_price(value)}
+    names = {_plain(str(kind)): str(kind) for kind, value in table.items() if _is_amount(value)}
     asked = {str(kind) for kind in loaded.runs["gpu_type"].dropna()} or {str(loaded.cluster.get("gpu_type") or "")}
     devices = {
         str(device.get("name"))
@@ -54,7 +54,7 @@ def price(loaded: Loaded) -> tuple[Price | None, str | None]:
     return Price(kind, float(table[kind]), str(stated.get("currency") or "")), None
 
 
-def _is_price(value: Any) -> bool:
+def _is_amount(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
@@ -72,16 +72,21 @@ def usage(loaded: Loaded, cost: Price | None) -> dict[str, Any]:
     """Return what all attempts of the folder used, JSON-able.
 
     Keys: ``rank_hours`` (GPU hours on GPUs; warm-up and failed attempts included), ``rank_hours_counted`` (of the runs
-    that count), ``attempts``, ``attempts_without_time`` (no result yet), ``cost``, ``price_gpu_hour``, ``gpu_type``,
-    ``currency`` (None without a price).
+    that count), ``attempts``, ``attempts_without_time`` (no result yet), ``hung`` (attempts that the watchdog ended),
+    ``rank_hours_saved`` (of their time limits), ``cost``, ``price_gpu_hour``, ``gpu_type``, ``currency`` (None without
+    a price).
     """
     runs = loaded.runs
+    ended = [told for extra in loaded.extras.values() if isinstance(told := extra.get("watchdog"), Mapping)]
+    hours = [told.get("saved_rank_hours") for told in ended]
     total = rank_hours(runs)
     return {
         "rank_hours": total,
         "rank_hours_counted": rank_hours(runs[runs["counts"].astype(bool)]),
         "attempts": len(runs),
         "attempts_without_time": int(runs["wall_s"].isna().sum()),
+        "hung": len(ended),
+        "rank_hours_saved": math.fsum(each for each in hours if _is_amount(each)),
         "cost": cost.gpu_hour * total if cost else None,
         "price_gpu_hour": cost.gpu_hour if cost else None,
         "gpu_type": cost.gpu_type if cost else None,

@@ -122,6 +122,7 @@ def render_job(
         "attempt": attempt,
         "python": python,
         "only_check": only_check,
+        "limit_s": 60 * (time_limit_min or cluster.time_limit_min),
         "asset_root": asset_root,
         "run_dir": folder.run(case.case_id, attempt).path,
         "study_dir": folder.path,

@@ -119,6 +119,14 @@ class RunDir:
         """Where each rank of a node was when it hung; only runs that hung have it."""
         return self.path / f"stacks-{node}.txt"
 
+    def watchdog_json(self, node: str) -> Path:
+        """That the watchdog of a node ended the run, and why; absent if it did not have to."""
+        return self.path / f"watchdog-{node}.json"
+
+    def watchdog_files(self) -> list[Path]:
+        """What the watchdogs of all nodes wrote."""
+        return sorted(self.path.glob("watchdog-*.json"))
+
     def samples_files(self) -> list[Path]:
         """Samples of all nodes that wrote some."""
         return sorted(self.path.glob("samples-*.jsonl"))

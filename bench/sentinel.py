@@ -18,8 +18,9 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from paceline.bench import watchdog
 from paceline.bench.assignment import load_run
-from paceline.bench.attempt import Attempt, read_attempt
+from paceline.bench.attempt import read_attempt
 from paceline.bench.causes import Cause, LogFindings, classify, read_log, shorten
 from paceline.bench.errors import PacelineError, RecordError
 from paceline.bench.failures import failure_class
@@ -75,13 +76,14 @@ def judge(
         end_unix_s=end,
         nodes=tuple(nodes),
         job_id=os.environ.get("SLURM_JOB_ID"),
-        extra=_extra(log, cause, read_attempt(run), secrets),
+        extra=_extra(run, case.world_size, log, cause, secrets),
     )
 
 
-def _extra(log: LogFindings, cause: Cause | None, attempt: Attempt | None, secrets: tuple[str, ...]) -> dict[str, Any]:
+def _extra(run: RunDir, ranks: int, log: LogFindings, cause: Cause | None, secrets: tuple[str, ...]) -> dict[str, Any]:
     """Return what result.json says beyond status and cause: docs/formats.md."""
     extra: dict[str, Any] = {}
+    attempt, ended = read_attempt(run), watchdog.read(run)
     if cause is not None:
         known = failure_class(cause.cause)
         extra["failure"] = {
@@ -92,6 +94,8 @@ def _extra(log: LogFindings, cause: Cause | None, attempt: Attempt | None, secre
     if log.overflows:
         extra["invalid_physics"] = log.invalid_physics
         extra["overflows"] = [dataclasses.asdict(each) for each in log.overflows]
+    if ended is not None:
+        extra["watchdog"] = {"reason": ended.reason, "saved_rank_hours": round(ended.saved_s * ranks / 3600.0, 4)}
     if log.searched_bytes < log.size_bytes:
         extra["log"] = {"size_bytes": log.size_bytes, "searched_bytes": log.searched_bytes}
     if attempt is not None and attempt.overrides:

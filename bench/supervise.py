@@ -1,6 +1,6 @@
 """Starts one node's ranks, watches their records, and ends them if they hang. Scope: node.
 
-    python -m paceline.bench.supervise [--exit-grace-s 60] [--stall-s 1800] [--kill-s 15] -- COMMAND...
+    python -m paceline.bench.supervise [--exit-grace-s 60] [--stall-s 1800] [--kill-s 15] [--left-s 0] -- COMMAND...
 
 Why: Isaac Sim can hang when it exits, after the last iteration is recorded; a rank stuck in a collective never ends at
 all. Neither may hold an allocation. Where hung ranks were is kept in stacks-<node>.txt. The command runs in a process
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from paceline.bench import stacks
+from paceline.bench import stacks, watchdog
 from paceline.bench.assignment import load_run
 from paceline.bench.cgroup import oom_kills
 from paceline.bench.errors import PacelineError
@@ -58,6 +58,8 @@ class Limits:
     counts if that is shorter, but at least _LEAST_STALL_S: a checkpoint or an evaluation may lie between two."""
     kill_s: float = 15.0
     """Time from TERM to KILL when the supervisor ends the processes itself; never off."""
+    left_s: float = 0.0
+    """Time that the job has left at the start; only to tell what was saved."""
 
 
 class Watch:
@@ -156,7 +158,7 @@ def supervise(
             send(pid, number)
 
     previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
-    looked = time.monotonic()
+    began = looked = time.monotonic()
     watch = Watch(run, ranks, looked)
     try:
         while True:
@@ -175,6 +177,7 @@ def supervise(
             reason = verdict(watch, limits, now)
             if reason is not None:
                 _say(f"{reason}: ending them")
+                watchdog.write(run, node_name(), reason, limits.left_s - (now - began))
                 if stacks.dump(descendants(os.getpid(), spare), kept):
                     _say(f"where they were: {kept.name}")
                 end_descendants(limits.kill_s, spare)
@@ -222,6 +225,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--exit-grace-s", type=float, default=defaults.exit_grace_s, help="default %(default)s; 0: off")
     parser.add_argument("--stall-s", type=float, default=defaults.stall_s, help="default %(default)s; 0: off")
     parser.add_argument("--kill-s", type=float, default=defaults.kill_s, help="from TERM to KILL, default %(default)s")
+    parser.add_argument("--left-s", type=float, default=defaults.left_s, help="time that the job has left, seconds")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND ...")
     options = parser.parse_args(arguments)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
@@ -231,7 +235,8 @@ def main(arguments: list[str] | None = None) -> int:
     end_with_parent()  # a job script that is killed must not leave its training behind
     sampler = start_sampler(run)
     try:
-        limits = Limits(exit_grace_s=options.exit_grace_s, stall_s=options.stall_s, kill_s=options.kill_s)
+        named = {name: getattr(options, name) for name in ("exit_grace_s", "stall_s", "kill_s", "left_s")}
+        limits = Limits(**named)
         spare = frozenset() if sampler is None else frozenset({sampler.pid})
         return supervise(command, run, range(case.world_size), limits, spare)
     finally:

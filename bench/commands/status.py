@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one row per case; exit code 0 whatever the states are."""
-    from paceline.bench import launch, profile
+    from paceline.bench import launch, profile, watchdog
     from paceline.bench.campaignfile import CampaignDir
     from paceline.bench.display import case_label, note
     from paceline.bench.status import UNFINISHED, study_status, summary
@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
                 "invalid_physics": status.invalid_physics,
                 "advice": status.advice,
                 "evidence": list(status.evidence),
+                "saved_rank_hours": round(watchdog.saved(opened.directory.attempts(status.case.case_id))[1], 4),
             }
             for status in statuses
         ]
@@ -59,6 +60,11 @@ def run(args: argparse.Namespace) -> int:
         print(line.rstrip())
         if status.advice and status.state not in UNFINISHED:
             print(f"{'':{len(status.case.case_id)}}  {status.advice}")
+    ended, hours = watchdog.saved(opened.directory.all_runs())
+    if ended:
+        unit = "GPU hours" if any(status.case.device == "cuda" for status in statuses) else "rank hours"
+        runs = f"{ended} hung run{'s' * (ended > 1)}"
+        print(f"the watchdog ended {runs} and saved {hours:.2f} {unit} of the time limit")
     print(summary(statuses))
     return 0
 

@@ -30,9 +30,11 @@ LEAVES = {
     "paceline.bench.record",
     "paceline.bench.redaction",
     "paceline.bench.rundir",
+    "paceline.bench.watchdog",
     "paceline.profiling.phases",
 }
 LEAF_TO_LEAF = {
+    "paceline.bench.watchdog": {"paceline.bench.errors", "paceline.bench.rundir"},
     "paceline.bench.attempt": {"paceline.bench.errors", "paceline.bench.rundir"},
     "paceline.bench.overflow": {"paceline.bench.record"},
     "paceline.bench.checkpoint": {"paceline.bench.errors", "paceline.bench.checkpointcontents"},

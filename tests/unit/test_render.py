@@ -34,9 +34,12 @@ def test_any_folder_name_works_under_bash(name: str) -> None:
             ["-m", "paceline.bench.sentinel"],
         ]
         training, seen = calls[2]
+        left = training.pop(training.index("--left-s") + 1)
+        assert 3500 < int(left) <= 3600, "what is left of an hour"
         assert training[2:] == [
-            "--stall-s", "1800", "--exit-grace-s", "60", "--", str(here.python), "-m", "torch.distributed.run",
-            "--standalone", "--nnodes=1", "--nproc-per-node=2", "-m", "paceline.bench.worker",
+            "--stall-s", "1800", "--exit-grace-s", "60", "--left-s", "--",
+            str(here.python), "-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc-per-node=2",
+            "-m", "paceline.bench.worker",
         ]  # fmt: skip
         assert seen["PACELINE_RUN_DIR"] == str(run.path)
         assert seen["PYTHONPATH"] == str(here.study.code)

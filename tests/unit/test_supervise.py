@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from paceline.bench import processes, stacks, supervise
+from paceline.bench import processes, sentinel, stacks, supervise, watchdog
 from paceline.bench.record import Case
 from paceline.bench.rundir import RunDir, StudyDir, write_json
 from paceline.bench.supervise import Limits, Watch, verdict
@@ -82,6 +82,7 @@ def test_a_command_that_ends_is_left_alone(run: RunDir, status: int) -> None:
     code, said, _ = finished(start(run, f"import sys; open(record, 'w').write(END); sys.exit({status})"))
     assert code == status
     assert said == ""
+    assert watchdog.read(run) is None
 
 
 def test_hanging_at_exit_is_ended(run: RunDir) -> None:
@@ -107,10 +108,17 @@ def test_a_stall_is_ended(run: RunDir) -> None:
         print("[]", file=stream, flush=True)
     time.sleep(600)
     """
-    code, said, rank = finished(start(run, stalls, "--stall-s", "3"))
+    code, said, rank = finished(start(run, stalls, "--stall-s", "3", "--left-s", "3600"))
     assert code != 0
     assert "no rank has recorded anything for" in said
     assert not alive(rank)
+    ended = watchdog.read(run)
+    assert ended is not None and ended.reason.startswith("no rank has recorded anything for")
+    assert 3540 < ended.saved_s < 3598, "the rest of the hour"
+    count, hours = watchdog.saved([run, RunDir(run.path.with_name("attempt-2"))])
+    assert (count, hours) == (1, pytest.approx(ended.saved_s / 3600))
+    result = sentinel.judge(run, CASE)
+    assert result.extra["watchdog"] == {"reason": ended.reason, "saved_rank_hours": pytest.approx(hours, abs=1e-4)}
 
 
 def test_term_reaches_the_ranks_and_usr1_does_not(run: RunDir) -> None:

@@ -159,7 +159,7 @@ if [ -n "$interrupted" ]; then exit 143; fi
 say "training starts at $(date -u +%Y-%m-%dT%H:%M:%SZ)"
 # setsid: a process group of its own, so that all of it can be stopped.
 setsid "${everywhere[@]}" "$PYTHON" -m paceline.bench.supervise \
-    --stall-s 1800 --exit-grace-s 300 -- \
+    --stall-s 1800 --exit-grace-s 300 --left-s "$((3600 - SECONDS))" -- \
     "${profiler[@]}" "$PYTHON" -m torch.distributed.run "${torchrun[@]}" -m paceline.bench.worker </dev/null &
 train_pid=$!
 if [ -n "$interrupted" ]; then stop_training; fi

@@ -10,10 +10,10 @@ import pytest
 import yaml
 from paceline.analysis.checks import check_table
 from paceline.analysis.load import load_study
-from paceline.analysis.page import html
+from paceline.analysis.page import html, markdown
 from paceline.analysis.report import Analysis
 from paceline.analysis.study_table import study_table
-from paceline.bench.rundir import StudyDir
+from paceline.bench.rundir import StudyDir, read_json, write_json
 
 from tests.synthetic import Recipe, case_of, write_failure, write_study
 
@@ -43,6 +43,20 @@ def test_hours_are_those_of_all_attempts(folder: Path) -> None:
     assert analysis.usage["rank_hours"] == pytest.approx(expected)
     assert analysis.usage["rank_hours"] - analysis.usage["rank_hours_counted"] > 60.0 / 3600.0
     assert analysis.usage["cost"] is None
+
+
+def test_what_the_watchdog_saved_is_said(folder: Path) -> None:
+    assert "The watchdog" not in html(Analysis(load_study(folder)), "now")
+    case = case_of(SMALL, 2, 5)
+    run = StudyDir(folder).run(case.case_id, 1)
+    write_failure(run, case, "stalled", "no rank has recorded anything for 1800 s")
+    result = read_json(run.result_json)
+    result["extra"] |= {"watchdog": {"reason": "no rank has recorded anything", "saved_rank_hours": 7.25}}
+    write_json(run.result_json, result)
+    analysis = Analysis(load_study(folder))
+    assert (analysis.usage["hung"], analysis.usage["rank_hours_saved"]) == (1, 7.25)
+    for page in (html(analysis, "now"), markdown(analysis, "now")):
+        assert "The watchdog ended 1 hung attempt and saved 7.25 GPU-hours of the time limit." in page
 
 
 @pytest.mark.parametrize(
