@@ -299,8 +299,11 @@ def test_driver_against_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cu
     assert [row[1] for row in nodecheck_gpu.driver(RunDir(tmp_path), make_case(2, device="cuda"))] == [state]
 
 
-def test_vulkan_is_asked_only_where_the_engine_needs_it(tmp_path: Path) -> None:
+def test_vulkan_is_asked_only_where_the_engine_needs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(nodecheck_gpu.vulkan(RunDir(tmp_path), make_case(1, device="cuda"))) == []
+    monkeypatch.setattr(nodecheck_gpu, "_isaac_sim", lambda: True)  # the doctor's own check goes by the image
+    assert list(nodecheck_gpu.vulkan(RunDir(tmp_path), make_case(1, device="cuda"))) == []
+    assert len(list(nodecheck_gpu.vulkan(RunDir(tmp_path), make_case(1, device="cuda", task="doctor")))) == 1
     count = nodecheck_gpu.vulkan_devices()
     (row,) = nodecheck_gpu.vulkan(RunDir(tmp_path), make_case(1, device="cuda", engine_version="2.3"))
     assert (row[1] == "ok") == (isinstance(count, int) and count > 0)
