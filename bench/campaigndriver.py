@@ -7,17 +7,19 @@ checkpoint itself. So the chain goes on when nobody watches; a job that finds th
 from __future__ import annotations
 
 import math
-import socket
 import time
 from collections.abc import Callable, Sequence
 
 from paceline.bench import local, render, slurm, snapshot
 from paceline.bench.campaign import OpenCampaign, Start
 from paceline.bench.errors import ClusterError, LaunchError
+from paceline.bench.failures import FROM_THE_CLUSTER
 from paceline.bench.launch import JobSide
-from paceline.bench.record import LAUNCH_SCHEMA, Result
-from paceline.bench.rundir import RunDir, read_json, write_json
-from paceline.bench.status import UNFINISHED
+from paceline.bench.record import Case
+from paceline.bench.rundir import RunDir, read_json
+from paceline.bench.runfolder import next_run, write_launch, write_run
+from paceline.bench.settle import settle
+from paceline.bench.status import UNFINISHED, CaseStatus
 
 Show = Callable[[Sequence[Start]], None]
 """Is called with the state of all starts, again and again while a campaign runs."""
@@ -43,7 +45,7 @@ def hopeless(opened: OpenCampaign, starts: Sequence[Start]) -> Start | None:
     """Return the newest of the failed starts without progress if they are too many in a row; None if it goes on."""
     ended = [start for start in starts if start.state not in UNFINISHED]
     for row, start in enumerate(reversed(ended), start=1):
-        if start.state == "completed" or start.cause in ("preempted", "node_failure", "cancelled"):
+        if start.state == "completed" or start.cause in FROM_THE_CLUSTER:
             break
         if start.start_iteration is not None and start.iterations_done > start.start_iteration:
             break
@@ -102,16 +104,7 @@ def submit_chain(opened: OpenCampaign, side: JobSide, say: Say) -> None:
             if objection:
                 raise ClusterError(f"Slurm would refuse the jobs: {objection} (script: {run.job_sh})")
         job = executor.submit_script(run, arguments=[f"--dependency=afterany:{after}"] if after else [])
-        write_json(
-            run.launch_json,
-            {
-                "schema": LAUNCH_SCHEMA,
-                "launcher": "slurm",
-                "job_id": job.job_id,
-                "hostname": socket.gethostname(),
-                "submitted_unix_s": time.time(),
-            },
-        )
+        write_launch(run, job.job_id)
         after = job.job_id
     if wanted > 0:
         say(f"submitted {wanted} jobs, one after another; Ctrl-C leaves them queued")
@@ -134,7 +127,7 @@ def follow(opened: OpenCampaign, show: Show, top_up: Callable[[], None] | None =
         if completed(opened, starts) and going:
             slurm.cancel(start.job_id for start in going if start.job_id)  # they would find nothing left to do
         if not going:
-            _settle(starts)
+            _settle(opened, starts)
             return starts
         now_ended = len(starts) - len(going)
         if top_up is not None and ended not in (-1, now_ended) and not completed(opened, starts):
@@ -146,26 +139,21 @@ def follow(opened: OpenCampaign, show: Show, top_up: Callable[[], None] | None =
         interval_s = min(15.0, interval_s * 1.2)  # a controller serves a whole site
 
 
-def _settle(starts: Sequence[Start]) -> None:
+def _settle(opened: OpenCampaign, starts: Sequence[Start]) -> None:
     """Write the result of jobs that could not write their own: Slurm forgets what became of them after a while."""
-    for start in starts:
-        if start.state in ("failed", "interrupted", "cancelled") and not start.run.result_json.exists():
-            now = time.time()
-            result = Result(
-                case_id=start.run.case_id,
-                attempt=start.run.attempt,
-                status="failed" if start.state == "failed" else "interrupted",
-                cause=start.cause,
-                message=start.message,
-                exit_code=None,
-                ranks_expected=0,
-                ranks_completed=(),
-                start_unix_s=now,
-                end_unix_s=now,
-                job_id=start.job_id,
-                extra={"written_by": "watcher"},
-            )
-            write_json(start.run.result_json, result.to_json())
+    statuses = [
+        CaseStatus(
+            case=Case.from_json(read_json(start.run.case_json), str(start.run.case_json)),
+            state=start.state,
+            attempt=start.run.attempt,
+            job_id=start.job_id,
+            cause=start.cause,
+            message=start.message,
+        )
+        for start in starts
+        if start.state not in UNFINISHED and not start.run.result_json.exists()
+    ]
+    settle(opened, statuses)
 
 
 def cancel(opened: OpenCampaign) -> list[Start]:
@@ -194,27 +182,16 @@ def chain_length(opened: OpenCampaign) -> int:
 
 def prepare(opened: OpenCampaign, side: JobSide) -> RunDir:
     """Make the folder and the script of the next start; LaunchError if they cannot be written."""
-    directory = opened.directory
-    attempts = directory.attempts(opened.case.case_id)
-    if attempts and not attempts[-1].launch_json.exists() and not attempts[-1].result_json.exists():
-        run = attempts[-1]  # prepared once and never started
-    else:
-        run = directory.run(opened.case.case_id, attempts[-1].attempt + 1 if attempts else 1)
-    try:
-        run.path.mkdir(parents=True, exist_ok=True)
-        write_json(run.case_json, opened.case.to_json())
-        script = render.render_job(
-            opened.case,
-            # The chain goes on by itself: a job that Slurm queued again would run beside the next one's turn.
-            opened.cluster.model_copy(update={"requeue": False}),
-            directory,
-            run.attempt,
-            python=side.python,
-            asset_root=side.asset_root,
-            time_limit_min=opened.preset.time_limit_min,
-        )
-        run.job_sh.write_text(script, encoding="utf-8")
-        run.job_sh.chmod(run.job_sh.stat().st_mode | 0o100)
-    except OSError as error:
-        raise LaunchError(f"{run.path}: cannot write the run folder ({error.strerror})") from error
+    run = next_run(opened.directory, opened.case.case_id)
+    script = render.render_job(
+        opened.case,
+        # The chain goes on by itself: a job that Slurm queued again would run beside the next one's turn.
+        opened.cluster.model_copy(update={"requeue": False}),
+        opened.directory,
+        run.attempt,
+        python=side.python,
+        asset_root=side.asset_root,
+        time_limit_min=opened.preset.time_limit_min,
+    )
+    write_run(run, opened.case, script)
     return run

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from paceline.bench import allocation, local, profile, render, snapshot
-from paceline.bench.attempt import write_attempt
 from paceline.bench.display import Display, case_label, note
 from paceline.bench.errors import ClusterError, LaunchError
 from paceline.bench.launch import JobSide, OpenStudy
-from paceline.bench.record import LAUNCH_SCHEMA, Case
+from paceline.bench.record import Case
 from paceline.bench.resolve import SITE_LIMITS
 from paceline.bench.retries import max_attempts, next_attempt, why_not
-from paceline.bench.rundir import RunDir, read_json, write_json
+from paceline.bench.rundir import RunDir, read_json
+from paceline.bench.runfolder import next_run, write_launch, write_run
 from paceline.bench.settle import settle
 from paceline.bench.status import UNFINISHED, CaseStatus, study_status
 
@@ -157,7 +156,7 @@ class Driver:
                 arguments=allocation.pinned(nodes, case),
             )
             submitted.append(job.job_id)
-            _write_launch(run, job.job_id)
+            write_launch(run, job.job_id)
             if case.kind == "warmup":
                 warm[_place(case)] = job.job_id
         if runs:
@@ -169,7 +168,7 @@ class Driver:
         together = allocation.prepare(self._opened.directory, self._opened.cluster, runs, limit_min)
         job = executor.submit_script(together)
         for _, run in runs:
-            _write_launch(run, job.job_id)
+            write_launch(run, job.job_id)
         self._display.say(
             f"submitted one job for {len(runs)} runs; Ctrl-C leaves it queued (script: {together.job_sh})"
         )
@@ -213,43 +212,18 @@ class Driver:
         if changes and changes.exclude:
             exclude = ",".join(filter(None, (cluster.exclude, *changes.exclude)))
             cluster = cluster.model_copy(update={"exclude": exclude})
-        attempts = directory.attempts(case.case_id)
-        if attempts and not attempts[-1].launch_json.exists() and not attempts[-1].result_json.exists():
-            run = attempts[-1]  # prepared once and never started
-        else:
-            run = directory.run(case.case_id, attempts[-1].attempt + 1 if attempts else 1)
-        try:
-            run.path.mkdir(parents=True, exist_ok=True)
-            write_json(run.case_json, case.to_json())
-            if changes:
-                write_attempt(run, changes)
-            script = render.render_job(
-                case,
-                cluster,
-                directory,
-                run.attempt,
-                python=self._job_side.python,
-                asset_root=self._job_side.asset_root,
-                time_limit_min=study.time_limit_min,
-            )
-            run.job_sh.write_text(script, encoding="utf-8")
-            run.job_sh.chmod(run.job_sh.stat().st_mode | 0o100)
-        except OSError as error:
-            raise LaunchError(f"{run.path}: cannot write the run folder ({error.strerror})") from error
+        run = next_run(directory, case.case_id)
+        script = render.render_job(
+            case,
+            cluster,
+            directory,
+            run.attempt,
+            python=self._job_side.python,
+            asset_root=self._job_side.asset_root,
+            time_limit_min=study.time_limit_min,
+        )
+        write_run(run, case, script, changes)
         return run
-
-
-def _write_launch(run: RunDir, job_id: str) -> None:
-    write_json(
-        run.launch_json,
-        {
-            "schema": LAUNCH_SCHEMA,
-            "launcher": "slurm",
-            "job_id": job_id,
-            "hostname": socket.gethostname(),
-            "submitted_unix_s": time.time(),
-        },
-    )
 
 
 def _place(case: Case) -> tuple[object, ...]:

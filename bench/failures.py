@@ -19,6 +19,9 @@ small enlarged. asked: only when a person says so. never: not even then, unless 
 AUTOMATIC = frozenset({"again", "elsewhere", "larger"})
 """Policies under which `run` and `watch` start a next attempt by themselves."""
 
+FROM_THE_CLUSTER = frozenset({"preempted", "node_failure", "cancelled", "dependency"})
+"""Causes that are no fault of what was run: a campaign does not count starts that ended so against itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class FailureClass:

@@ -22,12 +22,12 @@ from paceline.bench.campaignfile import (
 )
 from paceline.bench.checkpointcontents import read_contents
 from paceline.bench.errors import LaunchError, RecordError
+from paceline.bench.failures import FROM_THE_CLUSTER
 from paceline.bench.rankscan import last_line
 from paceline.bench.record import Case
 from paceline.bench.rundir import RunDir, read_json, write_json
 
 _WAIT_S = 300.0
-_NOT_THE_CAMPAIGNS_FAULT = frozenset({"preempted", "node_failure", "cancelled"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,7 +168,7 @@ def _refuse_hopeless(
             result = {"message": "it left no result.json"}
         if int(read_json(segment_json(path))["start_iteration"]) < start or result.get("status") == "completed":
             break
-        if result.get("cause") not in _NOT_THE_CAMPAIGNS_FAULT:
+        if result.get("cause") not in FROM_THE_CLUSTER:
             failures += 1
             if failures == 1:
                 message = str(result.get("message") or message)

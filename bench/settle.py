@@ -11,13 +11,14 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Protocol
 
 from paceline.bench import sentinel
+from paceline.bench.cluster import Cluster
 from paceline.bench.errors import PacelineError, RecordError
 from paceline.bench.failures import failure_class
-from paceline.bench.launch import OpenStudy
 from paceline.bench.record import Result
-from paceline.bench.rundir import RunDir, read_json, write_json
+from paceline.bench.rundir import RunDir, StudyDir, read_json, write_json
 from paceline.bench.status import CaseStatus
 
 _ENDED = frozenset({"failed", "interrupted", "cancelled", "lost"})
@@ -28,7 +29,19 @@ _LATE_S = 5.0
 """Time that a file from another node may take to appear here, after the scheduler called its job ended."""
 
 
-def settle(opened: OpenStudy, statuses: Sequence[CaseStatus]) -> bool:
+class Opened(Protocol):
+    """A study or campaign folder that has been opened."""
+
+    @property
+    def directory(self) -> StudyDir:
+        """The folder."""
+
+    @property
+    def cluster(self) -> Cluster:
+        """Where its runs were started."""
+
+
+def settle(opened: Opened, statuses: Sequence[CaseStatus]) -> bool:
     """Write the sentinels that are missing or damaged; return whether any was written."""
     waited = settled = False
     for status in statuses:
