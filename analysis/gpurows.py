@@ -193,4 +193,6 @@ def read(sources: Sequence[Path]) -> tuple[list[dict[str, Any]], list[Loaded]]:
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value
+    """Return a value of a table as Python has it, None for not a number: JSON has none."""
+    plain = value.item() if hasattr(value, "item") else value
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain

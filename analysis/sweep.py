@@ -24,6 +24,8 @@ _MEDIANS = (
     *("gpu_memory_used_bytes", "gpu_memory_allocated_bytes", "gpu_memory_total_bytes", "gpu_temperature_start_c"),
 )
 
+_BUSY_PCT = 80.0  # a GPU that is busy for less than this waits for something
+
 
 class SweepAnalysis:
     """Everything that follows from the rows of one sweep. ``data`` is what ``--format json`` prints."""
@@ -125,10 +127,10 @@ class SweepAnalysis:
         }
 
     def _bound(self, point: dict[str, Any]) -> dict[str, Any]:
-        """Return ``bound`` (host, device, or None) and ``bound_why`` of a point.
+        """Return ``bound`` (host, device, both, or None) and ``bound_why`` of a point.
 
         What does not depend on the number of environments is launches and other work of the host; what grows with it
-        is work of the device.
+        is work of the device. A device that idles although most of the time grows waits for the host, too.
         """
         if self.facts.get("device") == "cpu":
             return {"bound": None, "bound_why": "ranks on CPU: the host is the device"}
@@ -144,7 +146,8 @@ class SweepAnalysis:
         use, cpu = point.get("gpu_util_pct"), point.get("rank_cpu_pct")
         text += f"; GPU busy {use:.0f}\u202f%" if known(use) else ""
         text += f"; a rank's CPU {cpu:.0f}\u202f%" if known(cpu) else ""
-        return {"bound": "host" if fixed >= 0.5 else "device", "bound_why": text}
+        idles = use is not None and known(use) and use < _BUSY_PCT
+        return {"bound": "host" if fixed >= 0.5 else "both" if idles else "device", "bound_why": text}
 
 
 def _bounds(name: str, estimate: Estimate) -> dict[str, Any]:

@@ -135,6 +135,14 @@ def test_the_report_has_all_forms(tmp_path: Path) -> None:
     assert gpureport.report_folder([a]) == StudyDir(a).report and gpureport.report_folder([a, b]) is None
 
 
+def test_a_run_without_phase_times_is_in_the_report(tmp_path: Path) -> None:
+    """As a run too short for a synchronised iteration leaves them: nothing in the JSON is not a number."""
+    found = gpureport.compare_sources([host(tmp_path / "a", sync_every=0, repeats=1)])
+    gpureport.write(found, tmp_path / "out")
+    (run,) = json.loads((tmp_path / "out" / "report.json").read_text())["runs"]
+    assert run["total_fps"] > 0 and run["step_fps"] is None
+
+
 def test_nothing_to_compare_is_one_line(tmp_path: Path) -> None:
     a = host(tmp_path / "a")
     with pytest.raises(RecordError, match="--reference h300: names 0 of the sides"):
