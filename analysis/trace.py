@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paceline.analysis import diagnosis, gaps, kineto, nsys, timeline, trace_rows
+from paceline.analysis import diagnosis, gaps, helperthreads, kineto, nsys, timeline, trace_rows
 from paceline.analysis.capture import Capture
 from paceline.analysis.projection import Projection, engine, project
 from paceline.bench.errors import TraceError
@@ -134,6 +134,7 @@ def analyse(
     if fast is None and not _worth_compiling(Path(path)):
         fast = False
     capture = load(path, fast)
+    capture.details["helper_calls"] = helperthreads.adopt(capture)
     projection = project(capture, engine(fast))
     return from_capture(capture, projection, str(path), ranges, picture)
 
