@@ -12,7 +12,7 @@ from typing import Any
 from paceline.analysis.changes import Change
 from paceline.analysis.figures import fixed
 from paceline.analysis.tables import Column, Table, markdown
-from paceline.analysis.units import known
+from paceline.analysis.units import known, show
 from paceline.bench.errors import RecordError
 
 Spec = dict[str, Any]
@@ -145,26 +145,33 @@ def _engine_row(case: Mapping[str, Any], rate: float | None, change: Change | No
 
 def _beside(points: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, str]], root: Path) -> list[str]:
     """Return the measured curve beside published ones, by number of environments; nothing without any."""
-    from paceline.analysis.sweepcsv import csv_rows
-
     rows: dict[int, dict[str, Any]] = {
         point["num_envs_per_rank"]: {"envs": point["num_envs_per_rank"], "here": point["total_fps"]} for point in points
     }
     columns = [Column("envs", "Environments", "count"), Column("here", "Frames/s here", "fps")]
+    left_out: list[str] = []
     for number, table in enumerate(published):
-        found = csv_rows(root / table["file"])
-        if table["gpu"] not in found:
-            raise RecordError(f"{table['file']}: no GPU {table['gpu']!r} (it has {', '.join(found)})")
-        columns.append(Column(f"p{number}", f"{table['what']}, frames/s", "fps"))
-        for row in found[table["gpu"]]:
-            if known(row["total_fps"]):
-                envs = row["num_envs_per_rank"]
-                rows.setdefault(envs, {"envs": envs})[f"p{number}"] = row["total_fps"]
+        columns.append(Column(f"p{number}", f"{table['what']}, frames/s", "text"))
+        for row in _published(root / table["file"], table["gpu"]):
+            envs, rate = row["num_envs_per_rank"], show(row["total_fps"], "fps")
+            rows.setdefault(envs, {"envs": envs})[f"p{number}"] = f"({rate})" if row["excluded"] else rate
+            left_out += [f"{envs:,}: {row['excluded']}"] if row["excluded"] else []
     if not published:
         return []
     sources = ", ".join(sorted({f"[{table['file']}](../{table['file']})" for table in published}))
-    text = f"Beside published curves (one run per point; {sources}):"
+    text = f"Beside published curves (one run per point; {sources})"
+    text += f"; in brackets what is left out there ({'; '.join(left_out)}):" if left_out else ":"
     return [text, markdown(Table("beside", "Beside", tuple(columns), tuple(row for _, row in sorted(rows.items()))))]
+
+
+def _published(path: Path, gpu: str) -> list[dict[str, Any]]:
+    """Return the rows of one GPU's sweep in a table that state a throughput; RecordError if the GPU is not in it."""
+    from paceline.analysis import sweepreport
+
+    found = {str(analysis.facts["gpu_model"]): analysis for analysis in sweepreport.analyse_csv(path)}
+    if gpu not in found:
+        raise RecordError(f"{path}: no GPU {gpu!r} (it has {', '.join(found)})")
+    return [row for row in found[gpu].rows if known(row["total_fps"])]
 
 
 def _origin(
@@ -172,7 +179,9 @@ def _origin(
 ) -> str:
     """Return when, where and how it was measured, and where the records are."""
     versions = provenance.get("versions", {})
-    named = [f"{name} {', '.join(versions[name])}" for name in ("isaaclab", "newton", "torch") if name in versions]
+    names = ("isaaclab", "newton", "ovphysx", "warp", "torch", "rsl_rl")
+    named = [f"{name} {', '.join(versions[name])}" for name in names if name in versions]
+    named += [f"code {commit[:12]}" for commit in versions.get("paceline_commit", [])]
     driver = provenance.get("hardware", {}).get("driver", [])
     where = [f"{entry['date']}", str(entry["host"]), *(f"driver {text}" for text in driver), *named]
     records = ", ".join(f"[{folder}](../{folder})" for folder in dict.fromkeys(folders))
