@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +74,17 @@ class JobEnvironment:
 def environment_python() -> Path:
     """Return the interpreter that jobs use on this machine, whether or not it was made yet."""
     return JobEnvironment(_ROOT).python
+
+
+def cache_variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the variables by which a process shares compiled kernels and bytecode with the jobs of this machine.
+
+    The folders are those of a job whose cluster profile names none; what the user has set stays.
+    """
+    home = Path(environment.get("XDG_CACHE_HOME") or Path(environment.get("HOME") or Path.home(), ".cache"))
+    folders = {"WARP_CACHE_PATH": "warp", "TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
+    folders["PYTHONPYCACHEPREFIX"] = "bytecode"  # uv compiles none: importing torch anew would take ten seconds
+    return {name: environment.get(name) or str(home / "paceline" / leaf) for name, leaf in folders.items()}
 
 
 def ensure(say: Say | None = None, root: Path | None = None) -> JobEnvironment:

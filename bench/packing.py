@@ -23,6 +23,8 @@ from typing import Any
 from paceline.bench.evaluation import Cell, EvaluationDir
 
 _HEADROOM = 1.15
+_ROUNDING = 0.25
+"""A process that keeps 1.1 cores busy shares two with another."""
 _RESERVE_BYTES = 1 << 30
 _TRIES = 3
 _POLL_S = 0.3
@@ -203,7 +205,7 @@ class Packer:
         )
         cores = len(os.sched_getaffinity(0))
         by_host = {
-            "cores": int(cores / busy),
+            "cores": int(cores / busy + _ROUNDING),
             "host memory": int((host_memory_free() + rss * len(self._running)) / (rss * _HEADROOM)) if rss else 10**6,
         }
         share = {name: max(1, value // len(self.places)) for name, value in by_host.items()}

@@ -6,12 +6,11 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paceline.bench import tasks
+from paceline.bench import environment, tasks
 from paceline.bench.errors import LaunchError, StudyError
 from paceline.bench.preset import Preset
 
@@ -139,29 +138,20 @@ def _unverified(preset: Preset) -> Checked:
 
 
 def _ask(question: dict[str, Any], python: str) -> dict[str, Any]:
-    # The jobs' interpreter has nothing of ours: it gets this package alone, through a link, before what the user's own
-    # PYTHONPATH adds.
-    with tempfile.TemporaryDirectory() as link:
-        package = Path(link) / "paceline"
-        package.mkdir()
-        (package / "bench").symlink_to(Path(__file__).resolve().parent)
-        inherited = os.environ.get("PYTHONPATH")
-        paths = link if not inherited else f"{link}{os.pathsep}{inherited}"
-        own = {"PYTHONPATH": paths, "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1", "CUDA_VISIBLE_DEVICES": ""}
-        try:
-            done = subprocess.run(
-                [python, "-m", "paceline.bench.taskprobe"],
-                input=json.dumps(question),
-                env={**os.environ, **own},
-                capture_output=True,
-                text=True,
-                timeout=_PROBE_S,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise LaunchError(
-                f"the configuration of {question['task']} cannot be read with {python}: {error}"
-            ) from error
+    # The jobs' interpreter has nothing of ours, and the probe needs nothing: it is run by its path.
+    own = {"PYTHONSAFEPATH": "1", "CUDA_VISIBLE_DEVICES": "", **environment.cache_variables()}
+    try:
+        done = subprocess.run(
+            [python, str(Path(__file__).with_name("taskprobe.py"))],
+            input=json.dumps(question),
+            env={**os.environ, **own},
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LaunchError(f"the configuration of {question['task']} cannot be read with {python}: {error}") from error
     try:
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return answer

@@ -1,6 +1,6 @@
 """Holds settings of a preset against a task's real configuration. Runs with the jobs' Python, starts no simulator.
 
-    python -m paceline.bench.taskprobe < question.json > answer.json
+    python bench/taskprobe.py < question.json > answer.json
 
 The question names ``task``, ``trainer``, ``physics`` and ``settings`` (dotted key, such as
 ``env.rewards.feet_air_time.weight``, to value). The answer has ``errors`` (``key``, ``message``, ``near``), the

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -102,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
                 packing.Packer(alone, cells, command, environment, _Shower(), most=1, only=1).run()
         finally:  # what was played until an interrupt is a measurement too
             code = finish(folder.path, progress)
+            ours = Path(environment["PYTHONPYCACHEPREFIX"], *Path(link).resolve().parts[1:])
+            shutil.rmtree(ours, ignore_errors=True)  # the link's name does not come back; bytecode of others does
     return code
 
 
@@ -221,8 +224,6 @@ def _agent_part(settings: tuple[str, str, tuple[str, ...]] | None) -> tuple[str,
 
 def _jobs_python(stated: str | None) -> tuple[str, str | None]:
     """Return the Python with Isaac Lab and the asset root; LaunchError if there is none."""
-    import shutil
-
     if stated is not None:
         python = shutil.which(stated)
         if python is None:
@@ -239,6 +240,7 @@ def _environment(link: Path, asset_root: str | None) -> dict[str, str]:
     """Return the environment of the processes; they get our packages, and nothing else of ours, through a link."""
     import paceline.bench
     import paceline.profiling
+    from paceline.bench.environment import cache_variables
 
     package = link / "paceline"
     package.mkdir()
@@ -246,12 +248,12 @@ def _environment(link: Path, asset_root: str | None) -> dict[str, str]:
         (package / module.__name__.rpartition(".")[2]).symlink_to(Path(next(iter(module.__path__))).resolve())
     inherited = os.environ.get("PYTHONPATH")
     paths = str(link) if not inherited else f"{link}{os.pathsep}{inherited}"
-    own: dict[str, Any] = {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+    own: dict[str, Any] = {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", **cache_variables()}
     own["PYTHONSAFEPATH"] = "1"  # the folder that the user happens to be in is no place to import from
     own |= {"OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "1"}
     if asset_root:
         own["ISAACSIM_ASSET_ROOT"] = asset_root
-    return {**os.environ, **own}
+    return {name: value for name, value in {**os.environ, **own}.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _say(text: str) -> None:
