@@ -106,7 +106,7 @@ def _resolved(args: argparse.Namespace) -> tuple[Study, Cluster]:
     from paceline.bench import study as study_module
 
     cluster = cluster_module.load_cluster(args.cluster)
-    study = study_module.load_study(args.study, _settings(args.settings))
+    study = study_module.load_study(args.study, common.settings_of(args.settings))
     if study.kind != "gpus":
         raise StudyError(f"study {study.name!r}: kind is {study.kind}, `paceline compare-gpus` needs kind: gpus")
     if not study.groups:
@@ -122,16 +122,6 @@ def _sides(args: argparse.Namespace, cluster: Cluster) -> tuple[GpuGroup, ...]:
         return gpus.here(cluster)
     types = [name for name in args.types.split(",") if name]
     return gpus.groups(gpus.discover(cluster), cluster, types, args.constraint, args.nodes, args.per_node)
-
-
-def _settings(texts: Sequence[str]) -> dict[str, str]:
-    settings = {}
-    for text in texts:
-        key, separator, value = text.partition("=")
-        if not separator or not key:
-            raise StudyError(f"--set {text}: expected KEY=VALUE")
-        settings[key.strip()] = value
-    return settings
 
 
 def _prices(texts: Sequence[str]) -> dict[str, float]:
