@@ -69,6 +69,11 @@ def gpus(run: RunDir, case: Case) -> Iterator[Row]:
         fix = "do not set CUDA_VISIBLE_DEVICES yourself; Slurm does"
         yield "gpus", "failure", f"{shown}: there is no GPU {', '.join(unknown)} on this node", fix
         return
+    seen = cuda_devices()
+    if seen is not None and seen < need:
+        fix = "set no CUDA_VISIBLE_DEVICES yourself; a GPU that nvidia-smi shows and CUDA does not needs the site's help"
+        yield "gpus", "failure", f"CUDA sees {seen} of {text}, {need} are needed", fix
+        return
     if len({gpu["name"] for gpu in present}) > 1:
         names = ", ".join(sorted({gpu["name"] for gpu in present}))
         fix = "gpu_type in the cluster profile asks for one kind"
@@ -83,6 +88,18 @@ def gpus(run: RunDir, case: Case) -> Iterator[Row]:
             f"{shown} does not begin with 0: Isaac Sim 2.3 renders on another GPU than it trains",
             fix,
         )
+
+
+def cuda_devices() -> int | None:
+    """Return how many GPUs the driver gives to a program of this process's environment, None without a driver library."""
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    count = ctypes.c_int()
+    if library.cuInit(0) or library.cuDeviceGetCount(ctypes.byref(count)):
+        return 0  # such as: no device that CUDA_VISIBLE_DEVICES names
+    return int(count.value)
 
 
 def _names_gpu(entry: str, present: list[dict[str, str]]) -> bool:

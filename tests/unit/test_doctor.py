@@ -282,6 +282,7 @@ def test_gpu_masks(
     monkeypatch: pytest.MonkeyPatch, mask: str | None, present: list[dict[str, str]], state: str, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(nodecheck_gpu, "_listed", lambda: present)
+    monkeypatch.setattr(nodecheck_gpu, "cuda_devices", lambda: None)
     monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
     if mask is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -289,6 +290,16 @@ def test_gpu_masks(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", mask)
     found = list(nodecheck_gpu.gpus(RunDir(tmp_path), make_case(2, device="cuda")))
     assert [row[1] for row in found] == [state]
+
+
+@pytest.mark.parametrize(("seen", "state"), [(None, "ok"), (2, "ok"), (1, "failure"), (0, "failure")])
+def test_what_cuda_sees_decides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seen: int | None, state: str) -> None:
+    monkeypatch.setattr(nodecheck_gpu, "_listed", lambda: GPUS)
+    monkeypatch.setattr(nodecheck_gpu, "cuda_devices", lambda: seen)
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (row,) = nodecheck_gpu.gpus(RunDir(tmp_path), make_case(2, device="cuda"))
+    assert row[:2] == ("gpus", state)
 
 
 @pytest.mark.parametrize(("cuda", "state"), [("12.8", "ok"), ("13.0", "failure"), (None, "failure")])
