@@ -71,7 +71,7 @@ def gpus(run: RunDir, case: Case) -> Iterator[Row]:
         return
     seen = cuda_devices()
     if seen is not None and seen < need:
-        fix = "set no CUDA_VISIBLE_DEVICES yourself; a GPU that nvidia-smi shows and CUDA does not needs the site's help"
+        fix = "set no CUDA_VISIBLE_DEVICES yourself; if nvidia-smi shows a GPU that CUDA does not see, ask the site"
         yield "gpus", "failure", f"CUDA sees {seen} of {text}, {need} are needed", fix
         return
     if len({gpu["name"] for gpu in present}) > 1:
@@ -91,7 +91,7 @@ def gpus(run: RunDir, case: Case) -> Iterator[Row]:
 
 
 def cuda_devices() -> int | None:
-    """Return how many GPUs the driver gives to a program of this process's environment, None without a driver library."""
+    """Return how many GPUs the driver gives to a program with this environment, None without the driver's library."""
     try:
         library = ctypes.CDLL("libcuda.so.1")
     except OSError:
