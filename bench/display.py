@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from paceline.bench.status import UNFINISHED, CaseStatus, summary
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _STYLES = {
     "completed": "green",
@@ -24,19 +28,15 @@ _STYLES = {
 }
 
 
-class Display:
-    """Shows the state of cases. Use as a context manager and call ``show`` whenever something may have changed."""
+class Screen:
+    """A live picture on a terminal, plain lines in a log. Use as a context manager."""
 
-    def __init__(self, console: Console, title: str, log_every_s: float = 15.0) -> None:
+    def __init__(self, console: Console, refresh_per_second: float) -> None:
         self._console = console
-        self._title = title
-        self._log_every_s = log_every_s
-        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
-        self._last: dict[str, tuple[str, int]] = {}
-        self._last_line_s = 0.0
-        self._start_s = time.monotonic()
+        live = Live(console=console, refresh_per_second=refresh_per_second, transient=True)
+        self._live = live if console.is_terminal else None
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> Self:
         if self._live is not None:
             self._live.start()
         return self
@@ -50,6 +50,18 @@ class Display:
     def say(self, text: str) -> None:
         """Print one line that stays."""
         self._console.print(Text(text), soft_wrap=True)
+
+
+class Display(Screen):
+    """Shows the state of cases. Call ``show`` whenever something may have changed."""
+
+    def __init__(self, console: Console, title: str, log_every_s: float = 15.0) -> None:
+        super().__init__(console, refresh_per_second=4)
+        self._title = title
+        self._log_every_s = log_every_s
+        self._last: dict[str, tuple[str, int]] = {}
+        self._last_line_s = 0.0
+        self._start_s = time.monotonic()
 
     def show(self, statuses: Sequence[CaseStatus]) -> None:
         """Bring the picture up to date."""
@@ -73,7 +85,9 @@ class Display:
                 case_label(status),
                 Text(status.state, style=_STYLES[status.state]),
                 f"{status.iterations_done}/{status.case.iterations}" if status.attempt else "",
-                _bar(status) if status.state == "running" else Text(note(status), style="dim", overflow="ellipsis"),
+                bar(status.iterations_done / status.case.iterations)
+                if status.state == "running"
+                else Text(note(status), style="dim", overflow="ellipsis"),
             )
         return table
 
@@ -128,6 +142,13 @@ def note(status: CaseStatus) -> str:
     return ": ".join(part for part in (status.cause, status.message) if part)
 
 
-def _bar(status: CaseStatus, width: int = 24) -> Text:
-    filled = round(width * status.iterations_done / status.case.iterations)
+def _detail(status: CaseStatus) -> Text:
+    if status.state == "running":
+        return bar(status.iterations_done / status.case.iterations)
+    return Text(note(status), style="dim", overflow="ellipsis")
+
+
+def bar(share: float, width: int = 24) -> Text:
+    """Return a bar of which a share is done."""
+    filled = round(width * min(1.0, share))
     return Text("━" * filled, style="cyan") + Text("━" * (width - filled), style="bright_black")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from paceline.bench.campaign import OpenCampaign, Start
+from paceline.bench.display import Screen, bar
 from paceline.bench.notify import Notifier
 from paceline.bench.status import UNFINISHED
 from rich.console import Console, Group
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -24,34 +23,18 @@ _REFRESH_S = 2.0
 _LOG_EVERY_S = 30.0
 
 
-class View:
-    """Shows a campaign. Use as a context manager and call ``show`` whenever something may have changed."""
+class View(Screen):
+    """Shows a campaign. Call ``show`` whenever something may have changed."""
 
     def __init__(self, console: Console, opened: OpenCampaign, notifier: Notifier | None = None) -> None:
         from paceline.analysis.campaign import CampaignReader
 
-        self._console = console
+        super().__init__(console, refresh_per_second=2)
         self._opened = opened
         self._notifier = notifier or Notifier(opened.folder)
         self._reader = CampaignReader(opened.folder.path)
-        self._live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
         self._shown_at = self._logged_at = float("-inf")
         self._logged: tuple[Any, ...] = ()
-
-    def __enter__(self) -> View:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def say(self, text: str) -> None:
-        """Print one line that stays."""
-        self._console.print(Text(text), soft_wrap=True)
 
     def show(self, starts: Sequence[Start]) -> None:
         """Bring the picture up to date, at most every two seconds; say alerts that are new."""
@@ -155,7 +138,7 @@ class View:
         table.add_row("state", _state(starts) + (f", goal reached: {joined.goal}" if joined.goal else ""))
         goal = _goal_iterations(joined)
         share = f" ({100 * joined.done / goal:.1f} %)" if goal < 10_000_000 else ""
-        table.add_row("progress", Text(f"{joined.done:,} of {_goal(joined)}{share}  ") + _bar(joined.done / goal))
+        table.add_row("progress", Text(f"{joined.done:,} of {_goal(joined)}{share}  ") + bar(joined.done / goal))
         ahead = pace.outlook(joined)
         if ahead is not None:
             table.add_row(
@@ -224,11 +207,6 @@ def _goal(joined: Joined) -> str:
     if campaign.hours is not None:
         parts.append(f"{campaign.hours:g} h")
     return " or ".join(parts)
-
-
-def _bar(share: float, width: int = 24) -> Text:
-    filled = round(width * min(1.0, share))
-    return Text("━" * filled, style="cyan") + Text("━" * (width - filled), style="bright_black")
 
 
 def _size(count: float) -> str:
