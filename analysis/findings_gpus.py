@@ -119,7 +119,7 @@ def engine_section(entry: Mapping[str, Any], root: Path) -> tuple[list[str], dic
         Column("task", "Task", "text"),
         Column("engine", "Physics", "text"),
         Column("repeats", "n", "plain"),
-        Column("total_fps", "Frames/s", "fps"),
+        Column("total_fps", "Frames/s", "fps", bounds=True),
         Column("ratio", "Against Newton", "ratio", bounds=True),
         Column("verdict", "Verdict", "text"),
         Column("physics_us_per_frame", "Physics \u00b5s", "number"),

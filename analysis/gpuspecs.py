@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from urllib.parse import urlsplit
 
 _MEMORY_TOLERANCE = 0.06  # drivers keep part of the memory, and makers count in 10^9 or 2^30
 _POWER_TOLERANCE = 0.02
@@ -30,8 +31,8 @@ class GpuSpec:
 
     @property
     def source(self) -> str:
-        """The pages in one line, each once, without what comes before the site's name."""
-        return ", ".join(dict.fromkeys(page.partition("://")[2] for page in self.sources.values()))
+        """The sites of the pages in one line, each once."""
+        return ", ".join(dict.fromkeys(urlsplit(page).netloc for page in self.sources.values()))
 
 
 @cache
