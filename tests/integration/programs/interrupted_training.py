@@ -1,17 +1,20 @@
 """Campaigns on a real Slurm with a time limit of minutes and random kills: is the joined record one training?
 
-    .venv/bin/python tests/integration/programs/interrupted_training.py TASK ITERATIONS [SEED [MINUTES]]
+    .venv/bin/python tests/integration/programs/interrupted_training.py TASK ITERATIONS [--trainers NAMES] [--keep DIR]
 
-Runs rsl_rl and rl_games side by side on a Slurm of its own (time limit: MINUTES, else 2), kills ranks at random times,
-and prints for each trainer how often it was started and why each start ended, what was lost, and the reward before and
-after each resume. By hand: it takes minutes. tests/integration/test_campaign.py holds the same with a shorter campaign.
+Runs the trainers side by side on a Slurm of its own, kills ranks at random times, and prints for each trainer how often
+it was started and why each start ended, what was lost, and the reward before and after each resume. --keep copies the
+records (as in tests/data/campaigns). By hand: it takes minutes. tests/integration/test_campaign.py holds the same with
+a shorter campaign.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +26,11 @@ import numpy as np
 from paceline.analysis import campaign as campaigns
 from paceline.bench.campaignfile import runs_in_order
 
+KEPT = (
+    *("type", "schema", "case_id", "attempt", "rank", "world_size", "clock_origin_unix_s", "seed", "problem"),
+    *("versions", "start_iteration", "resumed_from", "columns"),
+)
+"""Keys of a record's header that are kept: no hardware, no host."""
 ROOT = Path(__file__).resolve().parents[3]
 PROFILE = """
 schema: paceline.cluster/1
@@ -46,18 +54,34 @@ def training(folder: Path) -> tuple[int, int] | None:
 
 
 def main() -> int:
-    task, iterations = sys.argv[1], int(sys.argv[2])
-    chance = random.Random(int(sys.argv[3]) if len(sys.argv) > 3 else 1)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("task")
+    parser.add_argument("iterations", type=int)
+    parser.add_argument("--trainers", default="rsl_rl,rl_games", help="one or two of them (default: %(default)s)")
+    parser.add_argument("--envs", type=int, default=64, help="environments (default: %(default)s)")
+    parser.add_argument("--save-interval", type=int, default=20, help="iterations (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of the kills (default: %(default)s)")
+    parser.add_argument("--minutes", type=int, default=2, help="time limit of a job (default: %(default)s)")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="copy the records of each campaign into DIR/<trainer>")
+    args = parser.parse_args()
+    task, iterations = args.task, args.iterations
+    chance = random.Random(args.seed)
     home = Path(tempfile.mkdtemp(prefix="paceline-interrupted-"))
     subprocess.run([ROOT / "tests/slurm/start.sh", home / "slurm"], check=True, stdout=subprocess.DEVNULL)
     environment = {**os.environ, "SLURM_CONF": str(home / "slurm/etc/slurm.conf")}
     processes = {}
     try:
-        for node, trainer in (("node1", "rsl_rl"), ("node2", "rl_games")):
+        for node, trainer in zip(("node1", "node2"), args.trainers.split(","), strict=False):
             profile = home / f"{node}.yaml"
-            profile.write_text(PROFILE.format(node=node, minutes=sys.argv[4] if len(sys.argv) > 4 else 2))
-            settings = {"task": task, "trainer": trainer, "device": "cpu", "num_envs": 64, "iterations": iterations}
-            settings |= {"save_interval": 20, "name": trainer}
+            profile.write_text(PROFILE.format(node=node, minutes=args.minutes))
+            settings = {
+                "task": task,
+                "trainer": trainer,
+                "device": "cpu",
+                "num_envs": args.envs,
+                "iterations": iterations,
+            }
+            settings |= {"save_interval": args.save_interval, "name": trainer}
             arguments = [f"--set={key}={value}" for key, value in settings.items()]
             command: list[str | Path] = [
                 ROOT / ".venv/bin/paceline",
@@ -86,12 +110,29 @@ def main() -> int:
                     time.sleep(3)
         for trainer, process in processes.items():
             tell(home / trainer, trainer, killed[trainer], process.returncode)
+            if args.keep is not None:
+                keep(home / trainer, args.keep / trainer)
     finally:
         for process in processes.values():
             process.kill()
         subprocess.run([ROOT / "tests/slurm/stop.sh", home / "slurm"], check=False)
     print(home)
     return 0
+
+
+def keep(folder: Path, target: Path) -> None:
+    """Copy the records that say what a campaign did: no paths, no hardware, a few tens of kilobytes."""
+    for name in ("campaign.json", "case.json"):
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / name, target / name)
+    for run in runs_in_order(folder):
+        to = target / run.relative_to(folder)
+        to.mkdir(parents=True)
+        header, _, rows = (run / "rank-0000.jsonl").read_text().partition("\n")
+        facts = {key: value for key, value in json.loads(header).items() if key in KEPT}
+        (to / "rank-0000.jsonl").write_text(json.dumps(facts, separators=(",", ":")) + "\n" + rows)
+        trained = (run / "training.jsonl").read_text().replace(f"{folder}/", "")
+        (to / "training.jsonl").write_text(trained)
 
 
 def tell(folder: Path, trainer: str, killed: list[str], code: int) -> None:
