@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,12 @@ from paceline.bench.record import ITERATION_COLUMNS
 
 Column = npt.NDArray[Any]
 
-# Times need all their digits; what only labels or draws a row is kept small, for studies with millions of rows.
-_SMALL = {"iteration": np.int32, "sync": np.int8, "warmup": np.int8, "collectives": np.float32, "reward": np.float32}
+# Times need all their digits; what only counts, labels or draws is kept small, for studies with millions of rows.
+_SMALL: dict[str, type[np.number[Any]]] = {"iteration": np.int32, "sync": np.int8, "warmup": np.int8}
+_SMALL |= dict.fromkeys(
+    ("collectives", "optimizer_steps", "reward", "episode_length", "reported_iteration_time_s"), np.float32
+)
+_LARGE_BYTES = 4 * 1024 * 1024
 
 
 class IterationColumns:
@@ -25,15 +31,14 @@ class IterationColumns:
         self._capacity = max(capacity, 1)
         self._length = 0
         self._arrays: dict[str, Column] = {
-            "run": np.empty(self._capacity, np.int32),
-            "rank": np.empty(self._capacity, np.int16),
+            "run": _empty(self._capacity, np.int32),
+            "rank": _empty(self._capacity, np.int16),
         }
         for name in ITERATION_COLUMNS:
             self._add(name)
 
     def _add(self, name: str) -> None:
-        dtype = _SMALL.get(name, np.float64)
-        self._arrays[name] = np.empty(self._capacity, dtype)
+        self._arrays[name] = _empty(self._capacity, _SMALL.get(name, np.float64))
         if self._length:
             self._arrays[name][: self._length] = np.nan  # rows of records that have no such column
 
@@ -64,3 +69,18 @@ class IterationColumns:
     def columns(self) -> dict[str, Column]:
         """Return the columns by name."""
         return {name: values[: self._length] for name, values in self._arrays.items()}
+
+
+def _empty(count: int, dtype: type[np.number[Any]]) -> Column:
+    """Return new memory for a column, in pages of the usual size.
+
+    numpy asks for huge pages. They are quicker where some are free; on a node whose memory is full of cached files the
+    kernel first moves those out of the way, which takes several times as long as all the rest.
+    """
+    size = count * np.dtype(dtype).itemsize
+    if size < _LARGE_BYTES or not hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux has it
+        return np.empty(count, dtype)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without huge pages
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, dtype=dtype)

@@ -11,12 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import yaml
 from paceline.analysis.counting import mark_counting
-from paceline.analysis.iterationcolumns import IterationColumns
-from paceline.analysis.rankfile import RankFile, read_rank_files
-from paceline.analysis.samplefile import SAMPLE_COLUMNS, clock_origin, read_samples
+from paceline.analysis.runrecords import load_iterations
+from paceline.analysis.sampletable import load_samples
 from paceline.bench.errors import RecordError
 from paceline.bench.record import CASE_SCHEMA, STUDY_SCHEMA, Case, Result, require_schema
 from paceline.bench.rundir import RunDir, StudyDir, read_json
@@ -33,11 +31,7 @@ CASE_COLUMNS = (
     *("gpu_type", "image", "threads_per_rank", "levers"),
 )
 
-_NEVER_NULL = ("iteration", "sync", "warmup")
-_SAMPLES_BUDGET_BYTES = 8 * 1024 * 1024
-_ROWS_AT_ONCE = 8_000_000  # whatever the cases promise
 _WRONG_TYPES = (TypeError, ValueError, AttributeError, KeyError)  # values of a file that are not what they should be
-_GROUP = 64  # rank records that are added to the table at once
 
 
 @dataclass(slots=True)
@@ -49,8 +43,7 @@ class Loaded:
     ``counts``: whether the attempt is the newest completed one of a case that belongs to the study's curve. If not,
     ``left_out`` is ``foreign`` (no case of this study, or a warm-up run), ``status`` or ``older``, and ``why_not`` says
     it in words. ``iterations`` has one row per run, rank and iteration (``run``, ``rank``, then the record's columns),
-    sorted by run and rank. ``samples`` has one row per run, second and device (``SAMPLE_COLUMNS`` in samplefile.py, and
-    ``unix_s``).
+    sorted by run and rank. ``samples`` has one row per run, second and device (sampletable.py says which columns).
     """
 
     path: Path
@@ -97,10 +90,10 @@ def load_study(path: str | Path) -> Loaded:
     for number, row in enumerate(rows):
         loaded.extras[number] = row.pop("extra")
     with ThreadPoolExecutor(max_workers=1) as pool:  # numbers of ranks are read without the interpreter's lock
-        sampled = pool.submit(_load_samples, run_dirs)
-        loaded.iterations = _load_iterations(loaded, run_dirs, rows)
-        loaded.samples, loaded.sample_headers, warnings = sampled.result()
-    loaded.warnings += warnings
+        sampled = pool.submit(load_samples, run_dirs)
+        loaded.iterations, loaded.headers, warnings = load_iterations(run_dirs, rows)
+        loaded.samples, loaded.sample_headers, more = sampled.result()
+    loaded.warnings += warnings + more
     mark_counting(study, rows)
     here = f"{folder.path}/"  # reports travel: paths in them start at the study folder
     for row in rows:
@@ -172,113 +165,3 @@ def _case_values(data: dict[str, Any], where: str) -> dict[str, Any]:
     require_schema(data, CASE_SCHEMA, where)
     case = Case.from_json(data, where)
     return {name: getattr(case, name) for name in CASE_COLUMNS}
-
-
-def _load_iterations(loaded: Loaded, run_dirs: list[RunDir], rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return the iterations of all runs; a run whose records do not bear out its result becomes ``unreadable``."""
-    import pandas as pd
-
-    expected = sum(int(row.get("iterations") or 0) * int(row.get("world_size") or 0) for row in rows)
-    table = IterationColumns(min(expected, _ROWS_AT_ONCE))
-    files = [run.rank_files() for run in run_dirs]
-    records = read_rank_files([path for paths in files for path in paths])
-    kept: list[tuple[int, RankFile]] = []
-    for number, paths in enumerate(files):
-        found = [next(records) for _ in paths]
-        good = [record for record in found if isinstance(record, RankFile)]
-        good.sort(key=lambda record: int(record.header["rank"]))
-        problem = _problem(rows[number], found, good)
-        if problem and rows[number].get("status") == "completed":
-            rows[number] |= {"status": "unreadable", "cause": "record", "message": problem}
-        elif problem:
-            loaded.warnings.append(problem)
-        loaded.headers[number] = [record.header for record in good]
-        kept += [(number, record) for record in good if len(record.rows)]
-        if len(kept) >= _GROUP:
-            table.extend(kept)
-            kept = []
-    table.extend(kept)
-    return pd.DataFrame(table.columns(), copy=False)
-
-
-def _problem(row: dict[str, Any], found: list[RankFile | RecordError], good: list[RankFile]) -> str | None:
-    """Return why the rank records of a run cannot be used (those go from ``good``), None if they can."""
-    problems = [str(record) for record in found if isinstance(record, RecordError)]
-    for record in list(good):
-        missing = [name for name in _NEVER_NULL if name not in record.columns]
-        if missing:
-            problems.append(f"{record.path}: column {missing[0]} is missing")
-            good.remove(record)
-            continue
-        iteration, sync, warmup = (record.rows[:, record.columns.index(name)] for name in _NEVER_NULL)
-        with np.errstate(invalid="ignore", over="ignore"):
-            finite = np.isfinite(iteration.sum() + sync.sum() + warmup.sum())  # NaN and infinity carry over
-        if not finite:
-            problems.append(f"{record.path}: null in iteration, sync or warmup")
-            good.remove(record)
-        elif len(record.rows) and (
-            min(iteration.min(), sync.min(), warmup.min()) < 0
-            or iteration.max() >= 2**31
-            or max(sync.max(), warmup.max()) > 1
-        ):
-            problems.append(f"{record.path}: iteration, sync or warmup hold numbers that they cannot have")
-            good.remove(record)
-        elif record.end is None or record.end.get("status") != "completed":
-            problems.append(
-                f"{record.path}: " + ("cut short, " * record.truncated) + "no end record of a completed rank"
-            )
-        elif row.get("iterations") is not None and len(record.rows) != row["iterations"]:
-            problems.append(f"{record.path}: {len(record.rows)} iterations, the case asked for {row['iterations']}")
-    expected = row.get("world_size")
-    ranks = sorted(int(record.header["rank"]) for record in good)
-    if not problems and expected is not None and ranks != list(range(int(expected))):
-        problems.append(f"{row['path']}: records of {len(ranks)} of {expected} ranks")
-    if row.get("status") != "completed":
-        problems = [str(record) for record in found if isinstance(record, RecordError)]
-    return "; ".join(problems) or None
-
-
-def _load_samples(run_dirs: list[RunDir]) -> tuple[pd.DataFrame, dict[int, list[dict[str, Any]]], list[str]]:
-    """Return the samples of all runs (of very large studies, every so-manieth uneventful second), headers, warnings."""
-    import pandas as pd
-
-    headers: dict[int, list[dict[str, Any]]] = {}
-    warnings: list[str] = []
-
-    files = [(number, path) for number, run in enumerate(run_dirs) for path in run.samples_files()]
-    size = sum(path.stat().st_size for _, path in files)
-    keep_every = -(-size // _SAMPLES_BUDGET_BYTES) or 1
-    runs: list[int] = []
-    origins: list[float] = []
-    rows: list[tuple[Any, ...]] = []
-    for number, path in files:
-        try:
-            record = read_samples(path, keep_every)
-        except RecordError as error:
-            warnings.append(str(error))
-            continue
-        if record.bad_lines > 1:  # one cut line is how every killed sampler ends
-            warnings.append(f"{path}: {record.bad_lines} lines could not be read")
-        headers.setdefault(number, []).append(record.header)
-        rows += record.rows
-        runs += [number] * len(record.rows)
-        origins += [clock_origin(record.header)] * len(record.rows)
-    if keep_every > 1:
-        warnings.append(
-            f"the samples are large ({size / 1e6:.0f} MB): read every {keep_every} s where nothing notable happened"
-        )
-    data: dict[str, Any] = {"run": np.array(runs, dtype=np.int32)}
-    cells: list[tuple[Any, ...]] = list(zip(*rows, strict=True)) or [()] * len(SAMPLE_COLUMNS)
-    for name, values in zip(SAMPLE_COLUMNS, cells, strict=True):
-        text = name in ("source", "name", "throttle")
-        data[name] = pd.Series(values, dtype=object) if text else _numbers(values)
-    data["unix_s"] = data["t_s"] + np.array(origins, dtype=np.float64)
-    return pd.DataFrame(data, copy=False), headers, warnings
-
-
-def _numbers(values: tuple[Any, ...]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return a column as floats, NaN for null and for what is no number."""
-    try:
-        return np.array(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        return np.array([v if isinstance(v, int | float) else np.nan for v in values], dtype=np.float64)

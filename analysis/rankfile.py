@@ -14,23 +14,26 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from paceline.analysis.rankfile_careful import rows_line_by_line
+from paceline.analysis.readroom import ReadRoom
 from paceline.bench.errors import RecordError
 from paceline.bench.record import RANK_SCHEMA, require_schema
 
 Rows = npt.NDArray[np.float64]
 
-Reader = Callable[[bytes, Any], bool]
+Reader = Callable[[memoryview, Any, int, int], bool]
 
 COMPILED_FROM_BYTES = 96 * 1024 * 1024
 """Records of this size are read by compiled code, if numba is installed; loading it takes half a second."""
-_BATCH_FILES = 32
+_BATCH_FILES = 16
 _WORKERS = 2
-_AHEAD = 6  # batches
+_AHEAD = 4  # batches
 
 
 @dataclass(slots=True)
@@ -56,25 +59,46 @@ class _Text:
     columns: tuple[str, ...]
     end: dict[str, Any] | None
     truncated: bool
-    body: bytes
+    body: memoryview
     num_rows: int
 
 
-def read_rank_files(paths: Sequence[Path]) -> Iterator[RankFile | RecordError]:
-    """Yield what each file holds, or the error that says why it cannot be read, in the order of ``paths``.
+Found = RankFile | RecordError
 
-    A few files ahead are read meanwhile, on two threads: reading numbers does not hold the interpreter's lock.
+
+def read_runs(runs: Sequence[Sequence[Path]]) -> Iterator[list[list[Found]]]:
+    """Yield what the rank records of each run hold, or the error that says why one cannot be read, some runs at a time.
+
+    Args:
+        runs: Per run, its files. The order is kept.
+
+    The rows of what is yielded hold until the next is asked for: their memory is used again. A few batches ahead are
+    read meanwhile, on two threads: reading numbers does not hold the interpreter's lock.
     """
-    compiled = _compiled(paths)
-    batches = [paths[first : first + _BATCH_FILES] for first in range(0, len(paths), _BATCH_FILES)]
+    compiled = _compiled([path for paths in runs for path in paths])
+    rooms = [ReadRoom() for _ in range(_AHEAD)]
     with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
-        ahead: deque[Future[list[RankFile | RecordError]]] = deque()
-        for batch in batches:
-            ahead.append(pool.submit(_read_batch, batch, compiled))
-            if len(ahead) > _AHEAD:
-                yield from ahead.popleft().result()
+        ahead: deque[Future[list[list[Found]]]] = deque()
+        for number, batch in enumerate(_batches(runs)):
+            if len(ahead) == _AHEAD:
+                yield ahead.popleft().result()
+            ahead.append(pool.submit(_read_batch, batch, compiled, rooms[number % _AHEAD]))
         while ahead:
-            yield from ahead.popleft().result()
+            yield ahead.popleft().result()
+
+
+def _batches(runs: Sequence[Sequence[Path]]) -> Iterator[list[Sequence[Path]]]:
+    """Yield the runs, as many at a time as make a batch of files."""
+    batch: list[Sequence[Path]] = []
+    files = 0
+    for paths in runs:
+        batch.append(paths)
+        files += len(paths)
+        if files >= _BATCH_FILES:
+            yield batch
+            batch, files = [], 0
+    if batch:
+        yield batch
 
 
 def _compiled(paths: Sequence[Path]) -> Reader | None:
@@ -92,16 +116,12 @@ def _compiled(paths: Sequence[Path]) -> Reader | None:
     return parse_rows
 
 
-def _split(path: Path) -> _Text:
-    try:
-        with open(path, "rb", buffering=0) as stream:  # one read, without a buffer in between
-            data = stream.readall()
-    except OSError as error:
-        raise RecordError(f"{path}: cannot be read ({error.strerror})") from error
-    first_end = data.find(b"\n")
+def _split(path: Path, room: ReadRoom) -> _Text:
+    data, first, stop = room.text(path)
+    first_end = data.find(b"\n", first, stop)
     if first_end < 0:
         raise RecordError(f"{path}: truncated: the header line is not complete")
-    header = _object(data[:first_end], path, 1)
+    header = _object(data[first:first_end], path, 1)
     require_schema(header, RANK_SCHEMA, str(path))
     columns = header.get("columns")
     if not isinstance(columns, list) or not columns or not all(isinstance(name, str) for name in columns):
@@ -110,23 +130,23 @@ def _split(path: Path) -> _Text:
         if not isinstance(header.get(key), int):
             raise RecordError(f"{path}: line 1: {key} must be a whole number")
 
-    last = data.rfind(b"\n") + 1
-    truncated = last < len(data)  # a line that was being written when the rank died
-    tail = data.rfind(b"\n", 0, last - 1) + 1
+    last = data.rfind(b"\n", first, stop) + 1
+    truncated = last < stop  # a line that was being written when the rank died
+    tail = data.rfind(b"\n", first, last - 1) + 1
     end: dict[str, Any] | None = None
     if tail > first_end and data[tail : tail + 1] == b"{":
         end = _object(data[tail:last], path, None)
         last = tail
-    body = data[first_end + 1 : last]
+    body = memoryview(data)[first_end + 1 : last]
     return _Text(path, header, tuple(columns), end, truncated, body, _count(body, b"\n"))
 
 
-def _count(text: bytes, character: bytes) -> int:
+def _count(text: bytes | memoryview, character: bytes) -> int:
     """Return how often a character occurs; several times as fast as bytes.count where it occurs often."""
     return int(np.count_nonzero(np.frombuffer(text, dtype=np.uint8) == ord(character)))
 
 
-def _object(line: bytes, path: Path, number: int | None) -> dict[str, Any]:
+def _object(line: bytearray, path: Path, number: int | None) -> dict[str, Any]:
     where = "the last line" if number is None else f"line {number}"
     try:
         value = json.loads(line)
@@ -137,36 +157,41 @@ def _object(line: bytes, path: Path, number: int | None) -> dict[str, Any]:
     return value
 
 
-def _read_batch(paths: Sequence[Path], compiled: Reader | None) -> list[RankFile | RecordError]:
-    """Return what some files hold, those of the same columns read at once."""
-    found: list[RankFile | RecordError] = []
+def _read_batch(runs: Sequence[Sequence[Path]], compiled: Reader | None, room: ReadRoom) -> list[list[Found]]:
+    """Return what the files of some runs hold, those of the same columns read at once."""
+    room.clear()
+    found: list[Found] = []
     texts: list[_Text] = []
-    for path in paths:
+    for path in (path for paths in runs for path in paths):
         try:
-            text = _split(path)
+            text = _split(path, room)
         except RecordError as error:
-            found += _rows(texts, compiled)
+            found += _rows(texts, compiled, room)
             texts = []
             found.append(error)
             continue
         if texts and text.columns != texts[0].columns:
-            found += _rows(texts, compiled)
+            found += _rows(texts, compiled, room)
             texts = []
         texts.append(text)
-    return found + _rows(texts, compiled)
+    found += _rows(texts, compiled, room)
+    each = iter(found)
+    return [list(islice(each, len(paths))) for paths in runs]
 
 
-def _rows(texts: Sequence[_Text], compiled: Reader | None) -> list[RankFile | RecordError]:
+def _rows(texts: Sequence[_Text], compiled: Reader | None, room: ReadRoom) -> list[Found]:
     """Return the rows of files of the same columns: compiled, else as a table of values, else line by line."""
     if not texts:
         return []
     width = len(texts[0].columns)
-    found: list[RankFile | RecordError | None] = [None] * len(texts)
+    found: list[Found | None] = [None] * len(texts)
     if compiled is not None:
+        values = room.numbers(width, sum(text.num_rows for text in texts))
+        start = 0
         for slot, text in enumerate(texts):
-            values = np.empty((width, text.num_rows))
-            if compiled(text.body, values):
-                found[slot] = _record(text, values.T)
+            if compiled(text.body, values, start, text.num_rows):
+                found[slot] = _record(text, values[:, start : start + text.num_rows].T)
+            start += text.num_rows
     rest = [slot for slot, record in enumerate(found) if record is None]
     table = _fast([texts[slot] for slot in rest], width) if rest else None
     start = 0
@@ -209,25 +234,10 @@ def _fast(batch: Sequence[_Text], width: int) -> Rows | None:
     return frame.to_numpy() if frame.shape == (count, width) else None
 
 
-def _carefully(text: _Text, width: int) -> RankFile | RecordError:
+def _carefully(text: _Text, width: int) -> Found:
     """Return one file read line by line, or the error that names the line."""
     try:
-        rows = _slow(text, width)
+        rows = rows_line_by_line(bytes(text.body), width, text.path)
     except RecordError as error:
         return error
     return _record(text, rows)
-
-
-def _slow(text: _Text, width: int) -> Rows:
-    rows: list[list[float]] = []
-    for number, line in enumerate(text.body.splitlines(), start=2):
-        try:
-            values = json.loads(line)
-        except ValueError as error:
-            raise RecordError(f"{text.path}: line {number} is not valid JSON") from error
-        if not isinstance(values, list) or len(values) != width:
-            raise RecordError(f"{text.path}: line {number}: expected an array of {width} values")
-        if not all(v is None or (isinstance(v, int | float) and not isinstance(v, bool)) for v in values):
-            raise RecordError(f"{text.path}: line {number}: a value is neither a number nor null")
-        rows.append([np.nan if v is None else float(v) for v in values])
-    return np.array(rows, dtype=np.float64).reshape(len(rows), width)

@@ -17,28 +17,32 @@ _MAX_WHOLE = np.uint64(2**53)
 _LAST_SAFE = np.uint64((2**53 - 10) // 10)  # one more digit still fits
 
 
-def parse_rows(body: bytes, out: Any) -> bool:
+def parse_rows(body: bytes | memoryview, out: Any, first: int, count: int) -> bool:
     """Read lines such as ``[0, 1, null, 0.25]`` into ``out``; False unless every line is exactly one such row.
 
     Args:
         body: Whole lines.
-        out: Where the values go, shape (columns, rows); null becomes NaN.
+        out: Where the values go, shape (columns, rows), contiguous; null becomes NaN.
+        first: The row of ``out`` that the first line becomes.
+        count: How many lines there should be.
 
     False says only that this reading does not fit: numbers of more than 15 digits, for instance, are for another one.
     """
-    return bool(_parse(np.frombuffer(body, dtype=np.uint8), out, _POWERS))
+    text = np.frombuffer(body, dtype=np.uint8)
+    text.flags.writeable = False  # to numba another type: one of them is compiled
+    return bool(_parse(text, out, first, count, _POWERS))
 
 
 @njit(cache=True, nogil=True)
-def _parse(text: Any, out: Any, powers: Any) -> bool:
-    width, count = out.shape
+def _parse(text: Any, out: Any, first: int, count: int, powers: Any) -> bool:
+    width = out.shape[0]
     length = len(text)
     if count == 0 or length == 0:
         return count == 0 and length == 0
     if text[length - 1] != 10:  # \n: no loop below runs past the end
         return False
     i = 0
-    for row in range(count):
+    for row in range(first, first + count):
         if i >= length or text[i] != 91:  # [
             return False
         i += 1

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paceline.analysis.readroom import ReadRoom
 from paceline.bench.errors import RecordError
 from paceline.bench.record import SAMPLES_SCHEMA, require_schema
 
@@ -25,7 +26,8 @@ GPU_KEYS = (
 )
 NODE_KEYS = ("load_1m", "ram_used_bytes", "disk_read_bytes", "disk_written_bytes")
 RANK_KEYS = ("cpu_pct", "threads", "rss_bytes")
-SAMPLE_COLUMNS = ("source", "name", "t_s", "cpu_pct", "threads", "rss_bytes", *GPU_KEYS, *NODE_KEYS, "throttle")
+VALUES = {"gpu": GPU_KEYS, "node": ("cpu_pct", *NODE_KEYS), "rank": RANK_KEYS}
+"""What a row says, by its source."""
 
 # Reasons for a lower clock that are a choice or an idle GPU, not a limit that it ran into.
 NO_THROTTLE = frozenset({"none", "gpu_idle", "applications_clocks_setting", "sync_boost", "display_clock_setting"})
@@ -33,24 +35,25 @@ NO_THROTTLE = frozenset({"none", "gpu_idle", "applications_clocks_setting", "syn
 # A GPU that draws all the power it may is in the normal state of a data-centre GPU at work: worth a note, no fault.
 POWER_LIMIT = frozenset({"sw_power_cap"})
 
-_NO_GPU = (None,) * len(GPU_KEYS)
-_NO_NODE = (None,) * len(NODE_KEYS)
+Row = tuple[str, str, float, str | None, tuple[Any, ...]]
+
 # A pattern that starts with plain text is searched for quickly.
 _FOREIGN = re.compile(rb'"foreign_processes": ?[1-9]')
 
 
 @dataclass(slots=True)
 class SamplesFile:
-    """What one node's sampler wrote: a row per second for each GPU, the node and each rank (``SAMPLE_COLUMNS``).
+    """What one node's sampler wrote: a row per second for each GPU, the node and each rank.
 
-    ``source`` is ``gpu`` (``name``: UUID), ``node`` (``name``: node) or ``rank`` (``name``: global rank). ``cpu_pct``
-    of a node is the mean over its cores (100 = all cores busy), that of a rank is per process (100 = one core busy).
-    ``throttle`` holds the driver's reasons, joined by spaces, None where there are none.
+    A row is its source, name, time (``t_s``), throttle reasons and values (``VALUES``, as in the file). The source is
+    ``gpu`` (name: UUID), ``node`` (name: node) or ``rank`` (name: global rank). ``cpu_pct`` of a node is the mean over
+    its cores (100 = all cores busy), that of a rank is per process (100 = one core busy). The throttle reasons are the
+    driver's, joined by spaces, None where there are none.
     """
 
     path: Path
     header: dict[str, Any]
-    rows: list[tuple[Any, ...]]
+    rows: list[Row]
     bad_lines: int
     """Lines that could not be read (the last line of a killed sampler is one)."""
 
@@ -61,7 +64,7 @@ def clock_origin(header: Mapping[str, Any]) -> float:
     return float(value) if isinstance(value, int | float) else 0.0
 
 
-def read_samples(path: Path, keep_every: int = 1) -> SamplesFile:
+def read_samples(path: Path, keep_every: int, room: ReadRoom) -> SamplesFile:
     """Return the samples of one node; RecordError if the file has no readable header.
 
     Args:
@@ -69,12 +72,11 @@ def read_samples(path: Path, keep_every: int = 1) -> SamplesFile:
         keep_every: Of the seconds in which nothing notable happened, read every so-manieth only. The first and the last
             second, and each with a foreign process, are always read. Throttled seconds are not: picking them would
             enlarge their share.
+        room: What the file is read into.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise RecordError(f"{path}: cannot be read ({error.strerror})") from error
-    lines = _lines(data)
+    room.clear()
+    data, first, stop = room.text(path)
+    lines = _lines(data, first, stop)
     if not lines:
         raise RecordError(f"{path}: empty")
     try:
@@ -82,8 +84,8 @@ def read_samples(path: Path, keep_every: int = 1) -> SamplesFile:
     except ValueError as error:
         raise RecordError(f"{path}: line 1 is not valid JSON") from error
     require_schema(header, SAMPLES_SCHEMA, str(path))
-    notable = keep_every > 1 and b'"foreign_processes":' in data and _FOREIGN.search(data) is not None
-    rows: list[tuple[Any, ...]] = []
+    notable = keep_every > 1 and _FOREIGN.search(data, first, stop) is not None
+    rows: list[Row] = []
     bad = 0
     node = str(header.get("node", path.stem.removeprefix("samples-")))
     for number, place in enumerate(lines[1:]):
@@ -98,33 +100,28 @@ def read_samples(path: Path, keep_every: int = 1) -> SamplesFile:
     return SamplesFile(path, header, rows, bad)
 
 
-def _lines(data: bytes) -> list[slice]:
+def _lines(data: bytearray, start: int, end: int) -> list[slice]:
     """Return where each line lies: most lines of a large study are never looked into."""
-    places, start = [], 0
-    while start < len(data):
-        stop = data.find(b"\n", start)
-        stop = len(data) if stop < 0 else stop
+    places = []
+    while start < end:
+        stop = data.find(b"\n", start, end)
+        stop = end if stop < 0 else stop
         places.append(slice(start, stop))
         start = stop + 1
     return places
 
 
-def _add(rows: list[tuple[Any, ...]], sample: dict[str, Any], node: str) -> None:
+def _add(rows: list[Row], sample: dict[str, Any], node: str) -> None:
     if sample.get("type") == "end":
         return
     t_s = float(sample["t_s"])
     get = sample.get
     cores = [value for value in get("cpu_pct") or () if value is not None]
     busy = sum(cores) / len(cores) if cores else None
-    rows.append(("node", node, t_s, busy, None, None, *_NO_GPU, *map(get, NODE_KEYS), None))
+    rows.append(("node", node, t_s, None, (busy, *map(get, NODE_KEYS))))
     for gpu in get("gpus") or ():
         reasons = gpu.get("throttle")
         if reasons:
             reasons = " ".join(sorted(set(map(str, reasons)) - NO_THROTTLE))
-        rows.append(
-            ("gpu", str(gpu.get("uuid")), t_s, None, None, None, *map(gpu.get, GPU_KEYS), *_NO_NODE, reasons or None)
-        )
-    rows += [
-        ("rank", str(rank.get("rank")), t_s, *map(rank.get, RANK_KEYS), *_NO_GPU, *_NO_NODE, None)
-        for rank in get("ranks") or ()
-    ]
+        rows.append(("gpu", str(gpu.get("uuid")), t_s, reasons or None, tuple(map(gpu.get, GPU_KEYS))))
+    rows += [("rank", str(rank.get("rank")), t_s, None, tuple(map(rank.get, RANK_KEYS))) for rank in get("ranks") or ()]

@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paceline.analysis import rankfile
 from paceline.analysis.load import load_study
-from paceline.analysis.rankfile import RankFile, read_rank_files
+from paceline.analysis.rankfile import RankFile, read_runs
+from paceline.analysis.rankfile_careful import rows_line_by_line
 from paceline.analysis.rankfile_fast import parse_rows
+from paceline.analysis.readroom import ReadRoom
 from paceline.bench.errors import RecordError
 from paceline.bench.record import ITERATION_COLUMNS
 from paceline.bench.rundir import RunDir, StudyDir
@@ -28,6 +30,9 @@ SMALL = Recipe(world_sizes=(1, 2), repeats=2, iterations=20, warmup_iterations=5
 def study(tmp_path: Path) -> Path:
     write_study(tmp_path, SMALL)
     return tmp_path
+
+
+SINGLE = ("collectives", "optimizer_steps", "reward", "episode_length", "reported_iteration_time_s")
 
 
 def run_of(study: Path, world_size: int, repeat: int, attempt: int = 1) -> RunDir:
@@ -54,7 +59,9 @@ def test_values_are_those_of_the_files(study: Path) -> None:
     header, rows = json.loads(lines[0]), [json.loads(line) for line in lines[1:-1]]
     for position, name in enumerate(header["columns"]):
         expected = np.array([np.nan if row[position] is None else row[position] for row in rows], dtype=float)
-        tolerance = 1e-6 if name in ("reward", "collectives") else 1e-14  # those two are kept in single precision
+        single = own[name].dtype == np.float32
+        assert single == (name in SINGLE)
+        tolerance = 1e-6 if single else 1e-14
         np.testing.assert_allclose(own[name].to_numpy(dtype=float), expected, rtol=tolerance, err_msg=name)
 
 
@@ -224,9 +231,9 @@ def test_fast_and_careful_reading_agree(study: Path, separators: tuple[str, str]
     lines = [json.dumps(json.loads(line), separators=separators) for line in path.read_text().splitlines()]
     path.write_text("\n".join(lines) + "\n")
     broken = run_of(study, 2, 0).rank_jsonl(1)
-    (fast,) = read_rank_files([path])
+    ((fast,),) = next(read_runs([[path]]))
     _bad_row(broken)  # sends the whole batch the careful way
-    careful, error = read_rank_files([path, broken])
+    ((careful, error),) = next(read_runs([[path, broken]]))
     assert isinstance(fast, RankFile) and isinstance(careful, RankFile) and isinstance(error, RecordError)
     np.testing.assert_allclose(fast.rows, careful.rows, rtol=1e-15)
 
@@ -244,7 +251,7 @@ numbers = st.one_of(
 def test_compiled_reading_is_exact(rows: list[tuple[float | None, ...]], spaced: bool) -> None:
     body = "".join(json.dumps(list(row), separators=(", ", ":") if spaced else (",", ":")) + "\n" for row in rows)
     out = np.full((3, len(rows)), 7.0)
-    if parse_rows(body.encode(), out):  # numbers of many digits are for the other reader
+    if parse_rows(body.encode(), out, 0, len(rows)):  # numbers of many digits are for the other reader
         np.testing.assert_array_equal(out.T, np.array(rows, dtype=np.float64))
 
 
@@ -253,7 +260,7 @@ def test_compiled_reading_is_exact(rows: list[tuple[float | None, ...]], spaced:
 def test_compiled_reading_takes_nothing_but_rows(text: str) -> None:
     body = text.encode()
     out = np.empty((2, text.count("\n")))
-    if parse_rows(body, out):
+    if parse_rows(body, out, 0, out.shape[1]):
         np.testing.assert_array_equal(out.T.tolist(), [[np.nan if v is None else v for v in json.loads(line)]
                                                        for line in text.splitlines()])  # fmt: skip
 
@@ -280,7 +287,7 @@ def test_compiled_reading_takes_nothing_but_rows(text: str) -> None:
     ],
 )
 def test_what_compiled_reading_leaves_to_others(text: str, fits: bool) -> None:
-    assert parse_rows(text.encode(), np.empty((2, 1))) is fits
+    assert parse_rows(text.encode(), np.empty((2, 1)), 0, 1) is fits
 
 
 def test_compiled_and_plain_reading_give_the_same_study(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,3 +298,67 @@ def test_compiled_and_plain_reading_give_the_same_study(study: Path, monkeypatch
     pd.testing.assert_frame_equal(used.runs, plain.runs)
     pd.testing.assert_frame_equal(used.iterations, plain.iterations, rtol=1e-14)
     assert used.warnings == plain.warnings and used.headers == plain.headers
+
+
+def test_many_batches_keep_their_order(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is used again for later batches: no row of an earlier one may change, on any path."""
+    _text_in_row(run_of(study, 2, 0).rank_jsonl(0))
+    whole = load_study(study)
+    for compiled_from, files in ((1, 1), (10**9, 1), (1, 3)):
+        monkeypatch.setattr(rankfile, "COMPILED_FROM_BYTES", compiled_from)
+        monkeypatch.setattr(rankfile, "_BATCH_FILES", files)
+        used = load_study(study)
+        pd.testing.assert_frame_equal(used.runs, whole.runs)
+        pd.testing.assert_frame_equal(used.iterations, whole.iterations, rtol=1e-14)
+
+
+HEADER = {"type": "header", "schema": "paceline.rank/1", "rank": 0, "world_size": 1, "columns": ["iteration", "x", "y"]}
+
+cells = st.one_of(
+    numbers.map(json.dumps),
+    st.sampled_from(
+        ["true", '"1"', "[1]", "{}", "NaN", "-Infinity", "1e400", "1" * 400, "-" + "9" * 330, "", "nul", "0x1"]
+    ),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.lists(st.lists(cells, min_size=2, max_size=4).filter(bool), max_size=6),
+    separator=st.sampled_from([",", ", ", " , "]),
+    compiled=st.booleans(),
+)
+def test_every_way_of_reading_says_the_same(
+    rows: list[list[str]], separator: str, compiled: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Any file: the quick readers give the rows of the careful one, or its error."""
+    body = "".join(f"[{separator.join(row)}]\n" for row in rows)
+    path = tmp_path_factory.getbasetemp() / "rank-0000.jsonl"
+    path.write_text(json.dumps(HEADER) + "\n" + body)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rankfile, "COMPILED_FROM_BYTES", 0 if compiled else 10**9)
+        ((found,),) = next(read_runs([[path]]))
+    try:
+        expected = rows_line_by_line(body.encode(), 3, path)
+    except RecordError as error:
+        assert isinstance(found, RecordError) and str(found) == str(error)
+    else:
+        assert isinstance(found, RankFile)
+        np.testing.assert_allclose(found.rows, expected, rtol=1e-15)
+
+
+def test_room_is_used_again(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a" * 1000)
+    (tmp_path / "b").write_bytes(b"b" * 3_000_000)  # more than there is at first
+    room = ReadRoom()
+    data, first, stop = room.text(tmp_path / "a")
+    other, start, end = room.text(tmp_path / "b")
+    assert data[first:stop] == b"a" * 1000 and other[start:end] == b"b" * 3_000_000
+    one, two = room.numbers(2, 100_000), room.numbers(3, 100_000)
+    one.fill(1)
+    two.fill(2)
+    assert (one == 1).all() and one.flags.c_contiguous
+    room.clear()
+    assert room.text(tmp_path / "a")[0] is other
+    with pytest.raises(RecordError, match="cannot be read"):
+        room.text(tmp_path / "none")
