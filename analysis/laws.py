@@ -115,11 +115,6 @@ def fit(
         if left_out
     }
     reason = _why_not(model, q, m, left_out)
-    intervals = {}
-    if repeats is not None and all(len(r) >= 2 for r in repeats):
-        draws = draw_parameters(model, relative, repeats)
-        low, high = np.percentile(draws, (2.5, 97.5), axis=0)
-        intervals = {name: (float(low[j]), float(high[j])) for j, name in enumerate(names)}
     return Fit(
         model=model,
         parameters={name: float(v) for name, v in zip(names, q, strict=True)},
@@ -131,8 +126,25 @@ def fit(
         reason=reason,
         reference_world_size=float(n[0]),
         max_world_size=float(n[-1]),
-        intervals=intervals,
+        intervals=parameter_intervals(model, n, repeats),
     )
+
+
+def parameter_intervals(
+    model: str, world_sizes: Floats | Sequence[float], repeats: Sequence[Floats] | None
+) -> dict[str, tuple[float, float]]:
+    """Return the 95 % interval of each parameter of a law over repeats; empty unless every point has two or more.
+
+    Args:
+        model: Name of a law (module docstring).
+        world_sizes: Ascending, the first is the reference.
+        repeats: Throughput of every repeat per world size.
+    """
+    if repeats is None or any(len(each) < 2 for each in repeats):
+        return {}
+    n = np.asarray(world_sizes, dtype=np.float64)
+    low, high = np.percentile(draw_parameters(model, n / n[0], repeats), (2.5, 97.5), axis=0)
+    return {name: (float(low[j]), float(high[j])) for j, name in enumerate(MODELS[model].parameters)}
 
 
 def _why_not(model: str, q: Floats, points: int, left_out: Mapping[float, Floats]) -> str:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paceline.analysis.lawfit import MODELS, evaluate, solve
-from paceline.analysis.laws import fit, gustafson_fraction, karp_flatt, predict_doubling
+from paceline.analysis.laws import fit, gustafson_fraction, karp_flatt, parameter_intervals, predict_doubling
 from scipy.optimize import least_squares
 
 EIGHT = np.array([1, 2, 4, 8, 16, 32, 64, 128.0])
@@ -82,6 +82,15 @@ def test_what_the_points_cannot_carry() -> None:
     assert not alone.identifiable and "comes from the point N=128 alone" in alone.reason
 
 
+def test_intervals_of_a_fit_are_those_whose_coverage_is_counted() -> None:
+    rng = np.random.default_rng(4)
+    repeats = [1000 * n**0.9 * np.exp(rng.normal(0, 0.01, 4)) for n in (1, 2, 4)]
+    law = fit("amdahl", [1, 2, 4], [float(np.median(each)) for each in repeats], repeats)
+    assert law.intervals == parameter_intervals("amdahl", [1, 2, 4], repeats)
+    low, high = law.intervals["s"]
+    assert low < law.parameters["s"] < high
+
+
 def test_no_interval_without_repeats() -> None:
     assert (
         fit(
@@ -122,7 +131,7 @@ def coverage(studies: int, repeats: int, noise: float, seed: Any) -> float:
         truth = evaluate("amdahl", n, np.array([[s]]))[0]
         # One job in twenty ran on a slow node; every job has its own factor.
         sample = [1e6 * x * np.exp(rng.normal(0, noise, repeats) - 0.02 * (rng.random(repeats) < 0.05)) for x in truth]
-        low, high = fit("amdahl", n, [np.median(r) for r in sample], sample).intervals["s"]
+        low, high = parameter_intervals("amdahl", n, sample)["s"]
         hits += low <= s <= high
     return hits / studies
 
