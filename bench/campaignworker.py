@@ -15,6 +15,7 @@ from typing import Any
 
 from paceline.bench import segment as segments
 from paceline.bench.campaignfile import Campaign, CampaignDir
+from paceline.bench.checkpointcontents import network_mismatch
 from paceline.bench.errors import LaunchError
 from paceline.bench.record import Case
 from paceline.bench.rundir import RunDir
@@ -48,11 +49,13 @@ def work(run: RunDir, case: Case, applied: Any = None) -> int:
             torch.set_num_interop_threads(case.threads_per_rank)
             status = run_training(case, _arguments(case, campaign, segment))
     except BaseException as error:
-        mismatch = _network_mismatch(error, segment)
-        measurement.fail(mismatch or error)
-        if mismatch is not None:
-            raise mismatch from error
-        raise
+        said = network_mismatch(segment.checkpoint, error) if segment.checkpoint else None
+        if said is None:
+            measurement.fail(error)
+            raise
+        mismatch = LaunchError(said)
+        measurement.fail(mismatch)
+        raise mismatch from error
     measurement.finish()
     return status
 
@@ -73,15 +76,6 @@ def _join_wandb(folder: CampaignDir) -> None:
     digest = hashlib.sha256(str(folder.path).encode()).hexdigest()[:16]
     os.environ.setdefault("WANDB_RUN_ID", f"paceline-{digest}")
     os.environ.setdefault("WANDB_RESUME", "allow")
-
-
-def _network_mismatch(error: BaseException, segment: Segment) -> LaunchError | None:
-    """Return one line for a checkpoint whose network is not the one that the task's settings make."""
-    text = str(error)
-    if segment.checkpoint is None or "loading state_dict" not in text:
-        return None
-    detail = next((line.strip() for line in text.splitlines()[1:] if line.strip()), "")
-    return LaunchError(f"{segment.checkpoint} holds another network than the preset makes: {detail}"[:400])
 
 
 def _tell(segment: Segment) -> None:

@@ -69,6 +69,18 @@ def read_contents(path: Path) -> Contents:
     return Contents(trainer=trainer, next_iteration=done, shapes=shapes)
 
 
+ANOTHER_NETWORK = "holds another network than the task's settings make"
+
+
+def network_mismatch(path: str, error: BaseException) -> str | None:
+    """Return one line for an error of torch about a checkpoint of another network, None for any other error."""
+    text = str(error)
+    if "loading state_dict" not in text:
+        return None
+    detail = next((line.strip() for line in text.splitlines()[1:] if line.strip()), "")
+    return f"{path} {ANOTHER_NETWORK}: {detail}"[:400]
+
+
 def _number(text: str) -> tuple[int, str]:
     return (int(text), "") if text.isdigit() else (-1, text)
 

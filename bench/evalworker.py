@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from paceline.bench.checkpointcontents import network_mismatch
 from paceline.bench.rankfile import one_line
 
 EVALUATION_SCHEMA = "paceline.evaluation/1"
@@ -194,7 +195,7 @@ def main() -> int:
     try:
         _play(cell, player, path.with_suffix(".isaaclab"))
     except BaseException as problem:
-        error = one_line(problem)
+        error = network_mismatch(str(cell["checkpoint"]), problem) or one_line(problem)
         raise
     finally:
         # The episodes decide: what comes after the last one (Isaac Lab's own summary, its exit) takes nothing away.

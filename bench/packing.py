@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from paceline.bench.checkpointcontents import ANOTHER_NETWORK
 from paceline.bench.evaluation import Cell, EvaluationDir
 
 _HEADROOM = 1.15
@@ -187,6 +188,9 @@ class Packer:
             self._say(f"{job.cell.name}: out of memory; {job.place.slots} at once from now on")
             self._waiting.append((job.cell, job.attempt + 1))
             return "memory"
+        if ANOTHER_NETWORK in str(outcome.get("error")):
+            self._say(f"{job.cell.name}: {outcome['error']}")
+            return None  # it would fail again
         if job.attempt < _TRIES:
             reason = outcome.get("error") or _last_error(text) or f"ended with exit status {code}"
             self._say(f"{job.cell.name}: {reason}; once more")

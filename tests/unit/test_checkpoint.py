@@ -13,7 +13,7 @@ import pytest
 from paceline.bench import checkpoint as checkpoints
 from paceline.bench import retention
 from paceline.bench.campaignfile import Campaign, CampaignDir
-from paceline.bench.checkpointcontents import read_contents
+from paceline.bench.checkpointcontents import ANOTHER_NETWORK, network_mismatch, read_contents
 from paceline.bench.errors import RecordError
 
 
@@ -197,3 +197,18 @@ def test_everything_stays_with_keep_last_0(tmp_path: Path) -> None:
     for number in range(5):
         noted(rsl_rl(folder.trainer, number), number + 1)
     assert retention.apply(folder, campaign) == []
+
+
+def test_a_network_that_does_not_fit_is_one_line() -> None:
+    """torch's words (tests/integration/test_campaign.py has the real error); other errors are left alone."""
+    lines = ["Error(s) in loading state_dict for MLPModel:"]
+    for name, now, here in (("weight", "32, 4", "16, 4"), ("bias", "32", "16")):
+        lines.append(
+            f"\tsize mismatch for 0.{name}: copying a param with shape torch.Size([{now}]) from checkpoint, "
+            f"the shape in current model is torch.Size([{here}])."
+        )
+    said = network_mismatch("/runs/model_9.pt", RuntimeError("\n".join(lines)))
+    assert said is not None and "\n" not in said
+    assert said.startswith(f"/runs/model_9.pt {ANOTHER_NETWORK}: size mismatch for 0.weight: ")
+    assert said.endswith("is torch.Size([16, 4]).")
+    assert network_mismatch("/runs/model_9.pt", ValueError("something else")) is None

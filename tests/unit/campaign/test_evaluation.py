@@ -14,6 +14,7 @@ import pytest
 from paceline.analysis import evaluation as analysis
 from paceline.analysis import evaluation_report
 from paceline.bench import evaluation
+from paceline.bench.checkpointcontents import ANOTHER_NETWORK
 from paceline.bench.commands import evaluate
 from paceline.bench.errors import LaunchError, RecordError
 from paceline.bench.evaluation import Cell, EvaluationDir
@@ -43,6 +44,8 @@ time.sleep(0.2)
 mine.unlink()
 if number <= plan.get("crashes", 0):
     sys.exit(3)
+if plan.get("error"):
+    line(type="end", status="failed", error=plan["error"], episodes=0); sys.exit(1)
 if number <= plan.get("out_of_memory", 0):
     print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"); sys.exit(1)
 for k in range(cell["episodes"]):
@@ -124,6 +127,13 @@ def test_a_crashed_cell_is_run_again_and_at_last_given_up(tmp_path: Path) -> Non
     progress, _ = pack(tmp_path, [cell("good"), cell("unlucky"), cell("hopeless")], plan)
     assert states(progress) == ["completed", "completed", "failed"]
     assert any("failed 3 times" in note for note in progress.notes)
+
+
+def test_a_checkpoint_of_another_network_is_not_tried_again(tmp_path: Path) -> None:
+    error = f"/wide.pt {ANOTHER_NETWORK}: size mismatch for mlp.0.weight"
+    progress, _ = pack(tmp_path, [cell("good"), cell("wide")], {"wide": {"error": error}})
+    assert states(progress) == ["completed", "failed"] and any(error in note for note in progress.notes)
+    assert (tmp_path / "evaluation/cells" / f"{cell('wide').cell_id}.jsonl.tries").read_text() == "x"
 
 
 def test_the_record_decides_not_the_exit(tmp_path: Path) -> None:
