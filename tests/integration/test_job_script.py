@@ -215,12 +215,14 @@ def test_scancel_leaves_a_result(scene: Scene) -> None:
     assert (result["status"], result["cause"]) == ("interrupted", "signal"), run.train_log.read_text()
 
 
-def test_preemption_is_told_from_the_time_limit(scene: Scene) -> None:
-    low = scene.write(case(8), cluster(partition="preempt", exclusive=True, nodelist="node1"), WAIT_S="300")
+@pytest.mark.parametrize("requeue", [False, True])
+def test_preemption_is_told_from_the_time_limit(scene: Scene, requeue: bool) -> None:
+    site = cluster(partition="preempt", exclusive=True, nodelist="node1", requeue=requeue)
+    low = scene.write(case(8), site, WAIT_S="300")
     job = scene.submit(low)
     wait_for(low.path / "torchrun-node1-0.json")
     high = scene.write(case(4), cluster(exclusive=True, nodelist="node1"))
     scene.wait(scene.submit(high), {"FAILED"})
-    result = json.loads(wait_for(low.result_json, timeout_s=20).read_text())
+    result = json.loads(wait_for(low.result_json, timeout_s=40).read_text())
     assert (result["status"], result["cause"]) == ("interrupted", "preempted"), low.train_log.read_text()
     scene.slurm.run("scancel", job)

@@ -26,6 +26,7 @@ PYTHON=/opt/isaaclab/bin/python
 
 cd -- "$RUN_DIR"
 attempt=1
+slurm_log="$RUN_DIR/train.log" # where Slurm itself writes to, however often it starts this script
 before= # folder of the attempt that this job was at before Slurm started it again
 if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
     # Every start is an attempt of its own: what the one before left stays as it is.
@@ -100,6 +101,10 @@ on_signal() {
     if [ -n "${SLURM_JOB_ID:-}" ]; then
         case $(timeout 10 scontrol show job --oneliner "$SLURM_JOB_ID" 2>/dev/null) in
             *PreemptTime=[0-9]* | *JobState=PREEMPTED*) interrupted=preempted ;;
+        esac
+        # A job that goes back into the queue at once has no such mark; Slurm's last word in the job's log says why.
+        case $1$(tail -c 65536 -- "$slurm_log" 2>/dev/null | grep -a '^slurmstepd: error: \*\*\* JOB' | tail -n 1) in
+            TERM*"DUE TO PREEMPTION"*) interrupted=preempted ;;
         esac
     fi
     say "signal $1 ($interrupted): stopping"
@@ -181,7 +186,8 @@ enter() {
 if [ -f '/images/isaac lab.sif' ]; then
     PACELINE_IMAGE_DIGEST=$({ stat -Lc %s '/images/isaac lab.sif'; head -c 1048576 '/images/isaac lab.sif'; } | sha256sum | cut -c 1-16)
 elif [ -d '/images/isaac lab.sif' ]; then
-    PACELINE_IMAGE_DIGEST=$(stat -Lc '%n %Y' '/images/isaac lab.sif' '/images/isaac lab.sif'/.singularity.d/* 2>/dev/null | sha256sum | cut -c 1-16)
+    # Not every folder with a system in it was made by Apptainer.
+    PACELINE_IMAGE_DIGEST=$({ stat -Lc '%n %Y' '/images/isaac lab.sif' '/images/isaac lab.sif'/.singularity.d/* 2>/dev/null || true; } | sha256sum | cut -c 1-16)
 else
     PACELINE_IMAGE_DIGEST='/images/isaac lab.sif'
 fi
