@@ -1,4 +1,8 @@
-"""One sentence that says what limits a profiled run."""
+"""One sentence that says what limits a profiled run.
+
+NCCL kernels wait on the GPU until every rank has come: the rank with the least time in them is the one that the others
+wait for. The sentence is about that rank; without NCCL, about the one whose ranges take longest.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,15 @@ HOST_BOUND_IDLE = 0.4
 GPU_BOUND_IDLE = 0.15
 EXPOSED_NCCL = 0.2
 """From this share of the time on, communication that nothing hides is the first thing to say."""
+WAITING = 0.1
+"""From this share of the time on, it is worth saying that a rank waits for another."""
 
 
 def sentence(trace: Trace) -> str:
-    """Return the diagnosis of a trace, for its slowest rank, without a full stop."""
+    """Return the diagnosis of a trace, for the rank that the others wait for, without a full stop."""
     if not trace.processes:
         return _without_gpu(trace)
-    rows = _slowest(trace)
+    rows = deciding(trace)
     if not rows:
         busy = max(row["gpu_busy_s"] for row in trace.processes)
         return f"no ranges: the GPU works for {_seconds(busy)} of the {_seconds(trace.details['span_s'])} captured"
@@ -27,11 +33,13 @@ def sentence(trace: Trace) -> str:
     wall = whole["wall_s"]
     if not wall:
         return f"{whole['name']} has no length: nothing can be said"
-    rate = f"{whole['launches'] / whole['instances']:,.0f} launches per {whole['name']}"
+    rate = f"{whole['launches'] / whole['instances']:,.0f} launches per {whole['name']}" + _waiting(trace, whole)
     on_rank = f" on rank {whole['rank']}" if len(trace.processes) > 1 and whole["rank"] is not None else ""
     idle, exposed = whole["gpu_idle_s"] / wall, whole["nccl_exposed_s"] / wall
     if exposed >= EXPOSED_NCCL:
         worst = _concentrated(rows, "nccl_exposed_s")
+        if worst["nccl_exposed_s"] > worst["wall_s"]:  # it runs on after the host has left the range that launched it
+            worst = whole
         share = _percent(worst["nccl_exposed_s"], worst["wall_s"])
         return f"communication-bound: NCCL that nothing hides takes {share} of {worst['name']}{on_rank}; {rate}"
     if idle >= HOST_BOUND_IDLE:
@@ -47,15 +55,32 @@ def sentence(trace: Trace) -> str:
     )
 
 
-def _slowest(trace: Trace) -> list[dict[str, Any]]:
-    """Return the rows of the process whose ranges take longest, less those without length."""
-    by_process: dict[int, float] = {}
+def deciding(trace: Trace) -> list[dict[str, Any]]:
+    """Return the rows of the process that decides how long an iteration takes, less those without length."""
+    longest: dict[int, float] = {}
+    nccl: dict[int, float] = {}
     for row in trace.ranges:
         key = row["process"]
-        by_process[key] = max(by_process.get(key, 0.0), row["wall_s"] / row["instances"])
+        longest[key] = max(longest.get(key, 0.0), row["wall_s"] / row["instances"])
+        nccl[key] = max(nccl.get(key, 0.0), row["nccl_s"])
     working = {row["process"] for row in trace.processes}
-    slowest = max((p for p in by_process if p in working), key=lambda p: by_process[p], default=None)
-    return [row for row in trace.ranges if row["process"] == slowest]
+    candidates = [process for process in longest if process in working]
+    with_nccl = [process for process in candidates if nccl[process]]
+    chosen = max(candidates, key=lambda process: longest[process], default=None)
+    if len(with_nccl) > 1:
+        chosen = min(with_nccl, key=lambda process: nccl[process])
+    return [row for row in trace.ranges if row["process"] == chosen]
+
+
+def _waiting(trace: Trace, whole: dict[str, Any]) -> str:
+    """Return a clause about the rank that waits longest for the one of ``whole``; nothing if none waits for long."""
+    same = [row for row in trace.ranges if row["name"] == whole["name"] and row["style"] == whole["style"]]
+    longest = max(same, key=lambda row: float(row["nccl_s"]))
+    waits = (longest["nccl_s"] - whole["nccl_s"]) / whole["wall_s"]
+    if waits < WAITING or not whole["nccl_s"]:
+        return ""
+    who = "another process" if longest["rank"] is None else f"rank {longest['rank']}"
+    return f"; {who} waits for it in NCCL for {_percent(waits, 1.0)} of the time"
 
 
 def _concentrated(rows: list[dict[str, Any]], key: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from paceline.analysis import trace_picture, trace_tables
+from paceline.analysis import diagnosis, trace_picture, trace_tables
 from paceline.analysis.trace import Trace, compare
 from paceline.analysis.units import significant
 from paceline.bench.errors import TraceError
@@ -135,10 +135,11 @@ def _details(trace: Trace) -> list[str]:
 
 
 def _numbers(trace: Trace) -> list[dict[str, str]]:
-    """Return the numbers at the top, of the longest range of the slowest rank."""
-    if not trace.ranges or not trace.processes:
+    """Return the numbers at the top, of the longest range of the rank that the diagnosis is about."""
+    rows = diagnosis.deciding(trace)
+    if not rows or not trace.processes:
         return []
-    iterations = [row for row in trace.ranges if row["name"] == "iteration"] or trace.ranges
+    iterations = [row for row in rows if row["name"] == "iteration"] or rows
     row = max(iterations, key=lambda row: float(row["wall_s"]))
     if not row["wall_s"]:
         return []
@@ -171,13 +172,12 @@ def _numbers(trace: Trace) -> list[dict[str, str]]:
 
 
 def _shares(trace: Trace) -> list[dict[str, Any]]:
-    """Return per range of the slowest rank: percent of its wall time with GPU work, and idle inside CUDA calls."""
+    """Return per range of the same rank: percent of its wall time with GPU work, and idle inside CUDA calls."""
     if not trace.processes:
         return []
-    slowest = max(trace.ranges, key=lambda row: float(row["wall_s"]), default=None)
     out: list[dict[str, Any]] = []
-    for row in trace.ranges:
-        if slowest is None or row["process"] != slowest["process"] or not row["wall_s"] or len(out) == _MAX_SHARES:
+    for row in diagnosis.deciding(trace):
+        if not row["wall_s"] or len(out) == _MAX_SHARES:
             continue
         active = 100 * row["gpu_active_s"] / row["wall_s"]
         # Calls overlap GPU work by an amount that sums do not tell: what is certain is shown.
