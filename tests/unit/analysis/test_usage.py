@@ -111,7 +111,7 @@ def test_power_limit_is_a_note_and_heat_is_not(folder: Path) -> None:
 
 def test_share_of_throttled_samples_survives_thinning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a large study only some seconds are read; throttled ones must not be picked."""
-    from paceline.analysis import load
+    from paceline.analysis import sampletable
 
     recipe = Recipe(world_sizes=(1,), repeats=1, iterations=400, warmup_iterations=20, base_time_s=0.5)
     write_study(tmp_path, recipe)
@@ -121,7 +121,7 @@ def test_share_of_throttled_samples_survives_thinning(tmp_path: Path, monkeypatc
     for i in slow:
         lines[int(i)] = lines[int(i)].replace('"throttle": []', '"throttle": ["hw_slowdown"]')
     path.write_text("\n".join(lines) + "\n")
-    monkeypatch.setattr(load, "_SAMPLES_BUDGET_BYTES", path.stat().st_size // 4)
+    monkeypatch.setattr(sampletable, "_BUDGET_BYTES", path.stat().st_size // 4)
     analysis = Analysis(load_study(tmp_path))
     (run,) = [run for run in analysis.runs if run["counts"]]
     assert any("read every" in note for note in analysis.notes)
