@@ -195,6 +195,7 @@ def configuration(table: Table) -> Iterator[Finding]:
 
 def _not_as_shipped(table: Table) -> Iterator[Finding]:
     different: dict[str, list[int]] = {}
+    divided = _strong_rows(table)
     for i in range(len(table)):
         ships = shipped.configuration(table.text("task")[i], table.text("library")[i])
         if ships is None:
@@ -204,6 +205,9 @@ def _not_as_shipped(table: Table) -> Iterator[Finding]:
             ("minibatch_size_per_rank", "mini-batch", ships.minibatch_size),
         ):
             stated = table.number(name)[i]
+            if name == "minibatch_size_per_rank" and i in divided:
+                stated *= table.world_sizes()[i]  # strong scaling divides it by N: of all ranks it is as shipped
+                word = "mini-batch of all ranks"
             if np.isfinite(stated) and value is not None and stated != value:
                 per_rank = table.envs_per_rank()[i] * table.number("horizon")[i]
                 batch = f"; batch per rank {count(per_rank)}" if np.isfinite(per_rank) else ""
@@ -220,3 +224,15 @@ def _not_as_shipped(table: Table) -> Iterator[Finding]:
                 "Say that the configuration was changed and why; compare with the shipped one only at equal settings."
             ),
         )
+
+
+def _strong_rows(table: Table) -> frozenset[int]:
+    """Return the rows (0-based) of more than one rank on curves that hold the problem fixed."""
+    sizes = table.world_sizes()
+    return frozenset(
+        position
+        for curve in curves(table)
+        if (mode_of(curve) or table.declared_mode) == "strong"
+        for position in curve.positions
+        if sizes[position] > 1
+    )

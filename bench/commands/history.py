@@ -85,7 +85,7 @@ def _print_text(rows: list[dict[str, Any]]) -> None:
             runs = f"{row['runs_completed']} run(s), {row['runs_failed']} failed"
             print(f"{day}  {shown}: {what}, {row['gpu'] or '?'}, {runs}")
             if row["findings"]:
-                print(f"    checks: {row['errors']} error(s): {row['findings']}")
+                print(f"    checks found {row['findings']} ({row['errors']} of severity error)")
         if row["world_size"] is None:
             continue
         if row["total_fps"] is None:

@@ -132,6 +132,14 @@ def test_configuration(check: Callable[..., dict[str, list[Finding]]]) -> None:
     assert "F-CONFIG" not in check(head + "Isaac-Ant-v0,rl_games,1,4096,16,32768,1001,5,3\n")
     other = check(head + "Isaac-Ant-v0,rl_games,1,4096,32,32768,1001,5,3\n")
     assert "horizon 32 stated, Isaac-Ant-v0 ships 16" in other["F-CONFIG"][0].message
+    strong = "".join(f"Isaac-Ant-v0,rl_games,{n},4096,16,{32768 // n},{1001 * n},5,3\n" for n in (1, 2, 4))
+    assert "F-CONFIG" not in check(head + strong)  # divided by N as it should be
+    kept = "".join(f"Isaac-Ant-v0,rl_games,{n},4096,16,{16384 // n},{1001 * n},5,3\n" for n in (1, 2, 4))
+    told = [finding.message for finding in check(head + kept)["F-CONFIG"]]
+    assert told[0].startswith("mini-batch 16,384 stated, Isaac-Ant-v0 ships 32,768")
+    assert told[1].startswith("mini-batch of all ranks 16,384 stated")
+    weak = "".join(f"Isaac-Ant-v0,rl_games,{n},{4096 * n},16,16384,{1001 * n},5,3\n" for n in (1, 2, 4))
+    assert [len(finding.rows) for finding in check(head + weak)["F-CONFIG"]] == [3]
     half = "world_size,num_envs,horizon,total_fps,warmup,repeats\n1,4096,16,1001,5,3\n"
     assert "mini-batch size is not" in check(half)["F-CONFIG"][0].message
     nothing = "gpus,fps\n1,1001\n2,1907\n4,3511\n"
