@@ -82,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
         raise LaunchError("--episodes and --num-envs must be at least 1")
     if args.at_once is not None and args.at_once < 1:
         raise LaunchError(f"--at-once {args.at_once}: must be at least 1")
+    if args.one_by_one and args.at_once == 1:
+        raise LaunchError("--one-by-one measures what packing gains; with --at-once 1 nothing is packed")
     for setting in args.settings:
         if not setting.startswith(("env.", "agent.")) or "=" not in setting:
             raise LaunchError(f"--set {setting}: expected env.KEY=VALUE or agent.KEY=VALUE")

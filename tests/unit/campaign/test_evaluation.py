@@ -354,6 +354,24 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple
         matrix(*words)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--episodes", "0"), "must be at least 1"),
+        (("--num-envs", "0"), "must be at least 1"),
+        (("--at-once", "0"), "--at-once 0: must be at least 1"),
+        (("--at-once", "1", "--one-by-one"), "with --at-once 1 nothing is packed"),
+        (("--set", "physics=x"), "expected env.KEY=VALUE"),
+        (("--python", "/no/such/python", "--task", "A"), "no such program"),
+    ],
+)
+def test_bad_options_are_told_before_anything_runs(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    folder = tmp_path / "evaluation"
+    with pytest.raises(LaunchError, match=said):
+        evaluate.run(arguments(str(rsl_rl(tmp_path, 5)), "--device", "cpu", "--folder", str(folder), *words))
+    assert not folder.exists()
+
+
 def test_campaigns_with_other_rewards_do_not_compare(tmp_path: Path) -> None:
     for number, name in enumerate(("a", "b")):
         write_campaign(tmp_path / name, case(overrides=(f"env.rewards.alive.weight={number}",)))
