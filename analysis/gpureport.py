@@ -91,6 +91,11 @@ def headline(comparison: GpuComparison) -> str:
         return f"Nothing is compared: {why}."
     best = max(others, key=lambda case: case["ratio"])
     bounds = interval(best["ratio_low"], best["ratio_high"], "ratio")
+    if best["verdict"] == "inconclusive":
+        return (
+            f"Inconclusive: {best['side']} gave {show(best['ratio'], 'ratio')} times the throughput of "
+            f"{comparison.reference}; the 95 % interval {bounds} includes no change: {case_words(best)}."
+        )
     text = f"{best['side']} reaches {show(best['ratio'], 'ratio')} times the throughput of {comparison.reference}"
     text += f" (95 % interval {bounds})" if bounds else " (n=1, no interval)"
     return f"{text}: {case_words(best)}."

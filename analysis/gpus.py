@@ -6,21 +6,18 @@ group of nodes or a node. Runs are compared only with runs of the same case (KEY
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from paceline.analysis.gpufactors import cpu_checks, nodes
 from paceline.analysis.gpurows import KEY, PHASES, VERSIONS, bounds, case_key
-from paceline.analysis.gpuspecs import GpuSpec, disagreements, lookup
+from paceline.analysis.gpuspecs import NO_CHANGE, GpuSpec, disagreements, lookup, resemblance
 from paceline.analysis.stats import Estimate, median_interval, ratio_interval
 from paceline.analysis.units import known
 from paceline.bench.errors import RecordError
 
 GPU_REPORT_SCHEMA = "paceline.gpu-report/1"
-_NO_CHANGE = 0.05  # as a share: below, a phase gained nothing
-_LIKE = 0.10  # on a logarithmic scale: a phase moves like a figure of the specification
 
 
 class GpuComparison:
@@ -145,16 +142,26 @@ class GpuComparison:
         if base is None:
             return []
         spec, other = self.specs[case["side"]], self.specs[self.reference]
+        mine, its = (
+            [row for row in self._of(side) if case_key(row) == case_key(case) and not row["excluded"]]
+            for side in (case["side"], self.reference)
+        )
         found = []
         for phase in (*PHASES, "cost"):
             name = f"{phase}_us_per_frame"
             if not (known(case[name]) and known(base[name]) and case[name] > 0 and base[name] > 0):
                 continue
             gain = base[name] / case[name]
+            costs = ([row[name] for row in rows if known(row.get(name))] for rows in (its, mine))
+            between = ratio_interval(*costs)
             entry = {key: case[key] for key in KEY}
             entry |= {"side": case["side"], "phase": "whole iteration" if phase == "cost" else phase, "gain": gain}
+            entry |= {"gain_low": between.low, "gain_high": between.high}
             entry |= {"reference_us_per_frame": base[name], "us_per_frame": case[name]}
-            entry |= {"share_of_reference": base[name] / base["cost_us_per_frame"], "like": _like(gain, spec, other)}
+            entry |= {"share_of_reference": base[name] / base["cost_us_per_frame"]}
+            # Where the repeats do not even say that it changed, nothing is read from how much.
+            unsure = between.low is not None and between.high is not None and _wide(between.low, between.high)
+            entry["like"] = "inconclusive" if unsure else resemblance(gain, spec, other)
             found.append(entry)
         return found
 
@@ -259,31 +266,9 @@ def _check(side: str, spec: GpuSpec | None, rows: Sequence[Mapping[str, Any]]) -
     return [f"{side}: {line}." for line in disagreements(spec, memory, power)]
 
 
-def _like(gain: float, spec: GpuSpec | None, other: GpuSpec | None) -> str | None:
-    """Return what a gain resembles: memory bandwidth, arithmetic, or neither; None where figures are not known."""
-    if spec is None or other is None:
-        return None
-    pairs = {
-        "memory bandwidth": (spec.memory_bandwidth_gb_per_s, other.memory_bandwidth_gb_per_s),
-        "FP32 arithmetic": (spec.fp32_tflop_per_s, other.fp32_tflop_per_s),
-    }
-    figures = {name: mine / its for name, (mine, its) in pairs.items() if mine and its}
-    if len(figures) < len(pairs):
-        return None
-    moved = {name: value for name, value in figures.items() if abs(value - 1.0) > _NO_CHANGE}
-    if abs(gain - 1.0) <= _NO_CHANGE:
-        same = [name for name in figures if name not in moved]
-        if not moved:
-            return "unchanged, like the specification"
-        return f"unchanged, like {' and '.join(same)}, or bound by the host" if same else "unchanged: bound by the host"
-    near = {name: abs(math.log(gain / value)) for name, value in moved.items()}
-    name = min(near, key=lambda key: near[key], default=None)
-    if name is not None and near[name] <= _LIKE:
-        return f"like {name} (x{figures[name]:.2f})"
-    listed = ", ".join(f"{key} x{value:.2f}" for key, value in figures.items())
-    if moved and min(figures.values()) < gain < max(figures.values()):
-        return f"between the figures of the specification ({listed})"
-    return f"not as the specification says ({listed}): CPU, clocks or caches"
+def _wide(low: float, high: float) -> bool:
+    """Return whether an interval includes no change and reaches beyond what counts as none."""
+    return low <= 1.0 <= high and (low < 1.0 - NO_CHANGE or high > 1.0 + NO_CHANGE)
 
 
 def _median(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +12,9 @@ from urllib.parse import urlsplit
 
 _MEMORY_TOLERANCE = 0.06  # drivers keep part of the memory, and makers count in 10^9 or 2^30
 _POWER_TOLERANCE = 0.02
+NO_CHANGE = 0.05
+"""As a share: below, a phase gained nothing."""
+_LIKE = 0.10  # on a logarithmic scale: a phase moves like a figure of the specification
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,3 +70,30 @@ def disagreements(spec: GpuSpec, memory_bytes: float | None, power_limit_w: floa
             f"its power limit is set to {power_limit_w:.0f} W, the specification says {spec.power_limit_w:.0f} W"
         )
     return found
+
+
+def resemblance(gain: float, spec: GpuSpec | None, other: GpuSpec | None) -> str | None:
+    """Return what a gain resembles: memory bandwidth, arithmetic, or neither; None where figures are not known."""
+    if spec is None or other is None:
+        return None
+    pairs = {
+        "memory bandwidth": (spec.memory_bandwidth_gb_per_s, other.memory_bandwidth_gb_per_s),
+        "FP32 arithmetic": (spec.fp32_tflop_per_s, other.fp32_tflop_per_s),
+    }
+    figures = {name: mine / its for name, (mine, its) in pairs.items() if mine and its}
+    if len(figures) < len(pairs):
+        return None
+    moved = {name: value for name, value in figures.items() if abs(value - 1.0) > NO_CHANGE}
+    if abs(gain - 1.0) <= NO_CHANGE:
+        same = [name for name in figures if name not in moved]
+        if not moved:
+            return "unchanged, like the specification"
+        return f"unchanged, like {' and '.join(same)}, or bound by the host" if same else "unchanged: bound by the host"
+    near = {name: abs(math.log(gain / value)) for name, value in moved.items()}
+    name = min(near, key=lambda key: near[key], default=None)
+    if name is not None and near[name] <= _LIKE:
+        return f"like {name} (x{figures[name]:.2f})"
+    listed = ", ".join(f"{key} x{value:.2f}" for key, value in figures.items())
+    if moved and min(figures.values()) < gain < max(figures.values()):
+        return f"between the figures of the specification ({listed})"
+    return f"not as the specification says ({listed}): CPU, clocks or caches"

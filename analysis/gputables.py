@@ -75,7 +75,7 @@ def _gains(comparison: GpuComparison) -> Table:
         *_case_columns(comparison, comparison.phase_gains),
         Column("side", "Side", "text"),
         Column("phase", "Phase", "text"),
-        Column("gain", "Times as fast", "ratio"),
+        Column("gain", "Times as fast", "ratio", bounds=True),
         Column("share_of_reference", "% of the reference's time", "percent"),
         Column("like", "Gains", "text"),
     ]

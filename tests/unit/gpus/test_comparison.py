@@ -135,6 +135,16 @@ def test_the_report_has_all_forms(tmp_path: Path) -> None:
     assert gpureport.report_folder([a]) == StudyDir(a).report and gpureport.report_folder([a, b]) is None
 
 
+def test_noise_is_inconclusive_down_to_the_phases(tmp_path: Path) -> None:
+    a = host(tmp_path / "a", H100, base_time_s=0.8, job_noise=0.2, seed=3)
+    b = host(tmp_path / "b", H200, base_time_s=0.8 / 1.05, job_noise=0.2, seed=4)
+    found = gpureport.compare_sources([a, b])
+    assert found.cases[1]["verdict"] == "inconclusive"
+    assert gpureport.headline(found).startswith(f"Inconclusive: {H200} gave ")
+    assert {gain["like"] for gain in found.phase_gains} == {"inconclusive"}
+    assert all(gain["gain_low"] < 1.0 < gain["gain_high"] for gain in found.phase_gains)
+
+
 def test_a_run_without_phase_times_is_in_the_report(tmp_path: Path) -> None:
     """As a run too short for a synchronised iteration leaves them: nothing in the JSON is not a number."""
     found = gpureport.compare_sources([host(tmp_path / "a", sync_every=0, repeats=1)])
