@@ -1,4 +1,4 @@
-"""Captures of real training on 4 x H200: what is known about them, and that nothing of the machine is left in them.
+"""Captures of real training on 1 and 4 x H200, one iteration each: what is known, and what is not left in them.
 
 Known from the settings: ranks, iterations, steps of the roll-out (horizon), optimiser steps (minibatches x epochs), and
 two physics steps, each one CUDA graph, in a step of the environment. Counted from the rows, and once more by a test:
@@ -25,24 +25,28 @@ RANGES = {"iteration", "rollout", "env_step", "physics", "inference", "update", 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known about a capture, per rank and iteration."""
+    """What is known about a capture, per rank."""
 
-    iterations: int
+    ranks: int
     graph_trace: str
-    horizon: int
     optimizer_steps: int
     collectives: int
     launches: int
-    """Of an iteration, on the rank that has fewest."""
+    """Of the rank that has fewest."""
     graph_kernels: int
-    """Kernels in a graph of physics; 0 where graphs are recorded whole."""
+    """Kernels and copies in a graph of physics; 0 where graphs are recorded whole."""
 
 
+HORIZON = 32
 CAPTURES = {
-    "ant_rsl_rl_4_gpus_graph": Known(2, "graph", 32, 20, 60, 11_393, 0),
-    "ant_rsl_rl_4_gpus_node": Known(1, "node", 32, 20, 60, 11_601, 88),
-    "cartpole_rl_games_4_gpus_graph": Known(1, "graph", 32, 64, 200, 18_056, 0),
-    "cartpole_rl_games_4_gpus_node": Known(1, "node", 32, 64, 200, 18_056, 78),
+    "ant_rsl_rl_1_gpu_graph": Known(1, "graph", 20, 0, 11_907, 0),
+    "ant_rsl_rl_1_gpu_node": Known(1, "node", 20, 0, 11_907, 88),
+    "ant_rsl_rl_4_gpus_graph": Known(4, "graph", 20, 60, 11_352, 0),
+    "ant_rsl_rl_4_gpus_node": Known(4, "node", 20, 60, 11_601, 88),
+    "cartpole_rl_games_1_gpu_graph": Known(1, "graph", 64, 200, 17_856, 0),
+    "cartpole_rl_games_1_gpu_node": Known(1, "node", 64, 200, 17_856, 78),
+    "cartpole_rl_games_4_gpus_graph": Known(4, "graph", 64, 200, 18_056, 0),
+    "cartpole_rl_games_4_gpus_node": Known(4, "node", 64, 200, 18_056, 78),
 }
 BY_NAME = pytest.mark.parametrize("name", CAPTURES)
 ANALYSED: dict[str, trace.Trace] = {}
@@ -61,38 +65,58 @@ def rows_of(name: str) -> dict[tuple[str, int], dict[str, Any]]:
 @BY_NAME
 def test_what_the_settings_say(name: str) -> None:
     known, rows = CAPTURES[name], rows_of(name)
-    assert rows.keys() == {(range_, rank) for range_ in RANGES for rank in range(4)}
+    expected = RANGES if known.collectives else RANGES - {"communication"}
+    assert rows.keys() == {(range_, rank) for range_ in expected for rank in range(known.ranks)}
     assert analysed(name).graph_trace == known.graph_trace
-    for rank in range(4):
-        instances = {range_: rows[range_, rank]["instances"] / known.iterations for range_ in RANGES}
+    for rank in range(known.ranks):
+        instances = {range_: rows[range_, rank]["instances"] for range_ in expected}
         # rl_games asks the policy once more, for the value of the last observation.
-        assert instances.pop("inference") == known.horizon + ("rl_games" in name)
+        assert instances.pop("inference") == HORIZON + ("rl_games" in name)
+        assert instances.pop("communication", 0) == known.collectives
         assert instances == {
             "iteration": 1,
             "rollout": 1,
-            "env_step": known.horizon,
-            "physics": 2 * known.horizon,
+            "env_step": HORIZON,
+            "physics": 2 * HORIZON,
             "update": 1,
             "minibatch": known.optimizer_steps,
-            "communication": known.collectives,
         }
-        assert rows["communication", rank]["launches"] == known.collectives * known.iterations
-        assert rows["rollout", rank]["nccl_s"] == 0 < rows["update", rank]["nccl_s"]
+        # On one rank rl_games averages with nobody: ranges without launches.
+        launches = rows["communication", rank]["launches"] if known.collectives else 0
+        assert launches == (known.collectives if known.ranks > 1 else 0)
+        assert rows["rollout", rank]["nccl_s"] == 0
+        assert (rows["update", rank]["nccl_s"] > 0) == (known.ranks > 1)
 
 
 @BY_NAME
 def test_launches(name: str) -> None:
     known, rows = CAPTURES[name], rows_of(name)
-    assert min(rows["iteration", rank]["launches"] // known.iterations for rank in range(4)) == known.launches
-    for rank in range(4):
+    assert min(rows["iteration", rank]["launches"] for rank in range(known.ranks)) == known.launches
+    for rank in range(known.ranks):
         row = rows["iteration", rank]
-        # The first graph of a capture can lie before its window.
-        assert 2 * known.horizon * known.iterations - row["graph_launches"] in (0, 1)
-        parts = rows["rollout", rank]["launches"] + rows["update", rank]["launches"]
-        assert parts == row["launches"]
-        physics = rows["physics", rank]
+        assert 2 * HORIZON - row["graph_launches"] in (0, 1)  # nsys missed one of Ant's on rank 0
+        assert rows["rollout", rank]["launches"] + rows["update", rank]["launches"] == row["launches"]
         inside_graphs = row["kernels"] - (row["launches"] - row["graph_launches"])
-        assert inside_graphs == known.graph_kernels * physics["instances"] if known.graph_kernels else not inside_graphs
+        assert inside_graphs == known.graph_kernels * 2 * HORIZON
+
+
+def test_more_gpus_launch_as_much_each() -> None:
+    """What keeps Ant from scaling: a quarter of the environments on each of four GPUs takes as many launches."""
+    one, four = (CAPTURES[f"ant_rsl_rl_{gpus}_node"].launches for gpus in ("1_gpu", "4_gpus"))
+    assert abs(four / one - 1) < 0.03
+    rows, alone = rows_of("ant_rsl_rl_4_gpus_node"), rows_of("ant_rsl_rl_1_gpu_node")
+    for rank in range(4):
+        assert rows["physics", rank]["gpu_busy_s"] < 0.6 * alone["physics", 0]["gpu_busy_s"]
+        assert rows["env_step", rank]["wall_s"] > 0.6 * alone["env_step", 0]["wall_s"]
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"), [("ant_rsl_rl_1_gpu", 1.7, 1.8), ("cartpole_rl_games_1_gpu", 1.15, 1.25)]
+)
+def test_a_graph_recorded_whole_is_an_upper_bound(name: str, least: float, most: float) -> None:
+    """From its first to its last kernel, gaps included: physics seems to keep the GPU busy for up to 1.8 x as long."""
+    whole, kernels = (rows_of(f"{name}_{mode}")["physics", 0]["gpu_busy_s"] for mode in ("graph", "node"))
+    assert least < whole / kernels < most
 
 
 @BY_NAME
@@ -124,7 +148,7 @@ def test_launches_are_the_rows_of_the_capture(name: str) -> None:
         assert count == row["launches"]
 
 
-@BY_NAME
+@pytest.mark.parametrize("name", [name for name, known in CAPTURES.items() if known.ranks > 1])
 def test_ranks_meet_in_nccl(name: str) -> None:
     """All ranks take equally long for an iteration; who is early waits in NCCL. The diagnosis is about who is not."""
     found, rows = analysed(name), rows_of(name)
