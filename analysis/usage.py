@@ -78,7 +78,7 @@ def usage(loaded: Loaded, cost: Price | None) -> dict[str, Any]:
     """
     runs = loaded.runs
     ended = [told for extra in loaded.extras.values() if isinstance(told := extra.get("watchdog"), Mapping)]
-    hours = [told.get("saved_rank_hours") for told in ended]
+    hours: list[Any] = [told.get("saved_rank_hours") for told in ended]
     total = rank_hours(runs)
     return {
         "rank_hours": total,

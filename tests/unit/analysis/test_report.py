@@ -107,17 +107,73 @@ def test_same_numbers_in_html_csv_and_json(study: Path) -> None:
     assert report_data(study)["scaling"] == data["scaling"]
 
 
+NUMBER = r"-?\d[\d,]*(?:\.\d+)?"
+# What the exact numbers, in SI units, are multiplied with for print: percent, milli, micro; and the prefixes of print.
+SCALES = (1.0, 100.0, 1e3, 1e6, 1e-3, 1e-6, 1e-9, 1 / 3600, 2.0**-30)
+
+
+def rounds_to(shown: str, exact: float) -> bool:
+    """Whether a printed number is the exact one, in some unit, to the digits that it prints."""
+    value = float(shown.replace(",", ""))
+    last_digit = 10.0 ** -len(shown.partition(".")[2])
+    return any(abs(value - exact * scale) <= 0.501 * last_digit for scale in SCALES)
+
+
 def test_printed_numbers_are_the_exact_ones_rounded(study: Path) -> None:
-    """What a reader sees in a cell is what the data attribute holds."""
-    text = (StudyDir(study).report / "index.html").read_text(encoding="utf-8")
-    rows = re.search(r'id="table-scaling".*?<tbody>(.*?)</tbody>', text, re.S)
-    assert rows
-    found = re.findall(r'data-value="([\d.]+)">([\d.,]+)<span class="ci">([\d.,]+)\u2013([\d.,]+)', rows.group(1))
-    assert len(found) == 12
-    for exact, shown, low, high in found:
-        value = float(shown.replace(",", ""))
-        assert min(abs(value - float(exact) * scale) for scale in (1.0, 100.0, 1000.0)) <= 0.5
-        assert float(low.replace(",", "")) <= value <= float(high.replace(",", ""))
+    """What a reader sees in a cell is what the data attribute holds: in every table, intervals included."""
+    report = StudyDir(study).report
+    text = (report / "index.html").read_text(encoding="utf-8")
+    cells = re.findall(rf'<td[^>]*data-value="(-?\d[\d.e+-]*)"[^>]*>({NUMBER})(?=<)', text)
+    assert len(cells) > 250
+    for exact, shown in cells:
+        assert rounds_to(shown, float(exact)), (shown, exact)
+    found = re.findall(rf'data-value="([\d.]+)">({NUMBER})<span class="ci">({NUMBER})\u2013({NUMBER})', text)
+    with (report / "scaling.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    bounds = {
+        row[name]: (float(row[f"{name}_low"]), float(row[f"{name}_high"]))
+        for row in rows
+        for name in row
+        if f"{name}_low" in row and row[name]
+    }
+    with (report / "laws.csv").open(newline="") as stream:
+        for row in csv.DictReader(stream):
+            for name, low, high in (
+                ("value", "low", "high"),
+                ("next_speedup", "next_speedup_low", "next_speedup_high"),
+            ):
+                if row[low]:
+                    bounds[row[name]] = (float(row[low]), float(row[high]))
+    compared = 0
+    for exact, _, low, high in found:
+        if exact != "1.0":  # speed-up and efficiency of the reference
+            assert rounds_to(low, bounds[exact][0]) and rounds_to(high, bounds[exact][1]), (exact, low, high)
+            compared += 1
+    assert compared > 8
+
+
+def test_charts_draw_the_numbers_of_the_table(study: Path) -> None:
+    report = StudyDir(study).report
+    text = (report / "index.html").read_text(encoding="utf-8")
+    specs = re.search(r'<script type="application/json" id="specs">(.*?)</script>', text, re.S)
+    assert specs
+    charts = json.loads(specs.group(1))
+    with (report / "scaling.csv").open(newline="") as stream:
+        rows = {int(row["world_size"]): row for row in csv.DictReader(stream)}
+    with (report / "runs.csv").open(newline="") as stream:
+        rates = sorted(float(row["total_fps"]) for row in csv.DictReader(stream) if row["counts"] == "True")
+    for name, scale in (("speedup", 1.0), ("efficiency", 100.0)):
+        data = [layer["data"]["values"] for layer in charts[f"{name}-0"]["layer"]]
+        (medians, *_) = [values for values in data if values and "low" in values[0] and len(values) == len(rows)]
+        for point in medians:
+            row = rows[point["world_size"]]
+            for key, column in (("value", name), ("low", f"{name}_low"), ("high", f"{name}_high")):
+                assert point[key] == pytest.approx(scale * float(row[column]), rel=1e-12)
+            assert rounds_to(re.findall(NUMBER, point["text"])[0], float(row[name]))
+        (runs,) = [values for values in data if values and "hollow" in values[0]]
+        base = float(rows[1]["total_fps"]) / scale
+        drawn = [point["value"] * base * (1 if name == "speedup" else point["world_size"]) for point in runs]
+        assert sorted(drawn) == pytest.approx(rates, rel=1e-9)
 
 
 def test_page_needs_no_network_and_stays_small(study: Path) -> None:
