@@ -58,7 +58,7 @@ schema: paceline.study/1
 name: strong_ant
 kind: strong
 trainer: rsl_rl
-on_gpu: {task: Isaac-Ant-Direct, num_envs: 16384, iterations: 30, warmup_iterations: 8}
+on_gpu: {task: Isaac-Ant-Direct, num_envs: 16384, iterations: 24, warmup_iterations: 6}
 on_cpu: {task: Isaac-Cartpole-Direct, num_envs: 64, num_minibatches: 4, iterations: 8, warmup_iterations: 2}
 """,
     "weak_cartpole": """
@@ -66,7 +66,7 @@ schema: paceline.study/1
 name: weak_cartpole
 kind: weak
 trainer: rl_games
-on_gpu: {task: Isaac-Cartpole-Direct, num_envs_per_rank: 4096, iterations: 30, warmup_iterations: 8}
+on_gpu: {task: Isaac-Cartpole-Direct, num_envs_per_rank: 4096, iterations: 24, warmup_iterations: 6}
 on_cpu: {task: Isaac-Cartpole-Direct, num_envs_per_rank: 32, num_minibatches: 4, iterations: 8, warmup_iterations: 2}
 """,
 }

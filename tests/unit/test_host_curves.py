@@ -61,26 +61,30 @@ def test_eight_gpus_take_twelve_batches_with_repeats_outermost(tmp_path: Path) -
     assert first[1] == first[0][::-1]
 
 
-def test_eight_gpus_need_less_than_nine_minutes(tmp_path: Path, repository: Path) -> None:
-    """From the times of recorded runs on H200, with a quarter more for eight ranks, which no record has."""
-    sources = {"strong_ant": "strong_ant_rsl_rl", "weak_cartpole": "weak_cartpole_rl_games"}
-    times = {name: run_times(repository / "tests/data/h200" / folder) for name, folder in sources.items()}
+@pytest.mark.parametrize("ant", ["strong_ant_rsl_rl", "strong_ant_rsl_rl_other_host"])
+def test_eight_gpus_need_less_than_nine_minutes(tmp_path: Path, repository: Path, ant: str) -> None:
+    """From the times of recorded runs on H200: Cartpole as much slower on the slower host as Ant is there, and a tenth
+    more for eight ranks, which no record has."""
+    records = repository / "tests/data/h200"
+    times = {"strong_ant": run_times(records / ant), "weak_cartpole": run_times(records / "weak_cartpole_rl_games")}
+    quick, this = (run_times(records / folder)[4] for folder in ("strong_ant_rsl_rl", ant))
 
     def expected_s(name: str, case: Case) -> float:
-        slower = 1.25 if case.world_size == 8 else 1.0
         begin_s, iteration_s = times[name][min(case.world_size, 4)]
-        return slower * (begin_s + case.iterations * iteration_s)
+        if name == "weak_cartpole":
+            begin_s, iteration_s = begin_s * this[0] / quick[0], iteration_s * this[1] / quick[1]
+        return (1.1 if case.world_size == 8 else 1.0) * (begin_s + case.iterations * iteration_s)
 
     batches = order(cases(tmp_path, 8), 8, alone=False)
-    together_s = sum(max(expected_s(name, case) for case in batch) for name, _, batch in batches)
-    longest_s = max(expected_s(name, case) for name, _, batch in batches for case in batch)
-    warmup_s = 35.0
-    assert warmup_s + together_s + host_curves.MARGIN * longest_s + host_curves.STOP_S < 9 * 60
+    each_s = [max(expected_s(name, case) for case in batch) for name, _, batch in batches]
+    warmup_s = 20.0
+    assert warmup_s + sum(each_s[:-1]) + host_curves.MARGIN * max(each_s) < 9 * 60 - host_curves.STOP_S
 
 
 def run_times(folder: Path) -> dict[int, tuple[float, float]]:
-    """Return by world size, of the slowest run: seconds from the script's start to the second iteration (its
-    preparation takes 3 s before the first entry), and seconds of each iteration from then on."""
+    """Return by world size, of the slowest run: seconds from the script's start to the second iteration, and seconds of
+    each iteration from then on. The clock of a record starts 11 s after the script where an all-reduce is tried first,
+    4 s on one GPU."""
     found: dict[int, list[tuple[float, float]]] = {}
     for run in StudyDir(folder).all_runs():
         case = Case.from_json(read_json(run.case_json))
@@ -88,7 +92,8 @@ def run_times(folder: Path) -> dict[int, tuple[float, float]]:
         rows = [row for row in rows if isinstance(row, list)]
         if case.kind != "warmup":
             begin_s, end_s = rows[0][3] + rows[0][4], rows[-1][3] + rows[-1][4]
-            found.setdefault(case.world_size, []).append((3.0 + begin_s, (end_s - begin_s) / (len(rows) - 1)))
+            before_s = 11.0 if case.world_size > 1 else 4.0
+            found.setdefault(case.world_size, []).append((before_s + begin_s, (end_s - begin_s) / (len(rows) - 1)))
     return {size: (max(a for a, _ in own), max(b for _, b in own)) for size, own in found.items()}
 
 
