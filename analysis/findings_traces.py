@@ -1,8 +1,7 @@
 """Sections of docs/findings.md about profiles: what the host launches, and how long GPUs wait, by range.
 
 An entry has one capture (``file``), or several side by side (``captures``: label to file), such as 1 and 4 GPUs. Of a
-capture of several ranks, the rank whose instances of a range take longest stands for all of them, as in
-``trace.compare``.
+capture of several ranks, the one that the others wait for stands for all of them, as in ``trace.compare``.
 """
 
 from __future__ import annotations
@@ -57,20 +56,19 @@ def section(entry: Mapping[str, Any]) -> str:
 
 
 def _rows(path: Path, ranges: Sequence[str]) -> list[dict[str, Any]]:
-    """Return a row per range: of the rank whose instances take longest."""
+    """Return a row per range."""
     from paceline.analysis import trace
 
-    slowest: dict[str, dict[str, Any]] = {}
-    for row in trace.analyse(str(path), ranges, picture=False).ranges:
-        each = row["wall_s"] / row["instances"]
-        if row["name"] not in slowest or each > slowest[row["name"]]["each_s"]:
-            slowest[row["name"]] = {
-                **row,
-                "each_s": each,
-                "launches_each": row["launches"] / row["instances"],
-                "kernels_each": row["kernels"] / row["instances"],
-                "idle": row["gpu_idle_s"] / row["wall_s"],
-                "nccl_each_s": row["nccl_s"] / row["instances"],
-                "exposed_each_s": row["nccl_exposed_s"] / row["instances"],
-            }
-    return list(slowest.values())
+    found = trace.representative(trace.analyse(str(path), ranges, picture=False))
+    return [
+        {
+            **row,
+            "each_s": row["wall_s"] / row["instances"],
+            "launches_each": row["launches"] / row["instances"],
+            "kernels_each": row["kernels"] / row["instances"],
+            "idle": row["gpu_idle_s"] / row["wall_s"],
+            "nccl_each_s": row["nccl_s"] / row["instances"],
+            "exposed_each_s": row["nccl_exposed_s"] / row["instances"],
+        }
+        for row in found.values()
+    ]

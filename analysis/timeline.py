@@ -6,6 +6,7 @@ pixel become one block, which keeps how many they are and how much of the block 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -163,20 +164,41 @@ def _operation_label(capture: Capture, row: int) -> str:
 
 
 def _blocks(window: tuple[int, int], start: Any, end: Any, labels: list[str], categories: list[str]) -> list[list[Any]]:
-    """Return items [start_s, duration_s, label, category, count, filled_fraction], small neighbours merged."""
+    """Return items [start_s, duration_s, label, category, count, filled_fraction], small neighbours merged.
+
+    A merged block has the category that fills most of it.
+    """
     step = max((window[1] - window[0]) // _STEPS, 1)
-    blocks: list[list[Any]] = []
+    blocks: list[_Block] = []
     for low, high, label, category in zip(start.tolist(), end.tolist(), labels, categories, strict=True):
         low, high = max(low, window[0]), min(high, window[1])
         last = blocks[-1] if blocks else None
-        if last and last[3] == category and high - low < step and last[1] - last[0] < 4 * step and low - last[1] < step:
-            last[5] += max(0, high - max(low, last[1]))
-            last[1] = max(last[1], high)
-            last[2] = label if last[2] == label else ""
-            last[4] += 1
+        if last and high - low < step and last.end - last.start < 4 * step and low - last.end < step:
+            new = max(0, high - max(low, last.end))
+            last.filled[category] = last.filled.get(category, 0) + new
+            last.end = max(last.end, high)
+            last.label = label if last.label == label else ""
+            last.count += 1
         else:
-            blocks.append([low, high, label, category, 1, high - low])
-    return [
-        [(b[0] - window[0]) / 1e9, (b[1] - b[0]) / 1e9, b[2], b[3], b[4], b[5] / (b[1] - b[0]) if b[1] > b[0] else 1.0]
-        for b in blocks
-    ]
+            blocks.append(_Block(low, high, label, {category: high - low}))
+    return [block.item(window[0]) for block in blocks]
+
+
+@dataclass(slots=True)
+class _Block:
+    """Neighbours in a lane that are drawn as one; times in ns."""
+
+    start: int
+    end: int
+    label: str
+    filled: dict[str, int]
+    """Time by category."""
+    count: int = 1
+
+    def item(self, origin: int) -> list[Any]:
+        """Return the block as an item of a lane."""
+        most = max(self.filled, key=lambda category: self.filled[category])
+        length = self.end - self.start
+        label = self.label or ("" if len(self.filled) == 1 else f"{most} and others")
+        fraction = sum(self.filled.values()) / length if length else 1.0
+        return [(self.start - origin) / 1e9, length / 1e9, label, most, self.count, fraction]

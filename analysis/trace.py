@@ -180,23 +180,14 @@ def from_capture(
 
 
 def compare(a: Trace, b: Trace) -> list[dict[str, Any]]:
-    """Return the ranges of two traces side by side, per name: per instance, on the rank of each that takes longest.
+    """Return the ranges of two traces side by side, per name: per instance, on the rank that the diagnosis is about.
 
     Keys: ``name``, ``domain``, ``style``; for each of ``wall_s``, ``gpu_busy_s``, ``gpu_idle_s``, ``nccl_s``,
     ``launches`` the values
     ``<key>_a`` and ``<key>_b`` per instance, and ``<key>_ratio`` (None if a is 0 or either trace lacks the range).
     """
     keys = ("wall_s", "gpu_busy_s", "gpu_idle_s", "nccl_s", "launches")
-    sides = []
-    for trace in (a, b):
-        slowest: dict[tuple[str, str, str], dict[str, Any]] = {}
-        for one in trace.ranges:
-            # Ranges without a domain and in Paceline's own are the same phases.
-            name = ("" if one["domain"] == trace_rows.DOMAIN else one["domain"], one["name"], one["style"])
-            best = slowest.get(name)
-            if best is None or one["wall_s"] / one["instances"] > best["wall_s"] / best["instances"]:
-                slowest[name] = one
-        sides.append(slowest)
+    sides = [representative(trace) for trace in (a, b)]
     rows = []
     for name in dict.fromkeys([*sides[0], *sides[1]]):
         row: dict[str, Any] = {"name": name[1], "domain": name[0], "style": name[2]}
@@ -206,3 +197,19 @@ def compare(a: Trace, b: Trace) -> list[dict[str, Any]]:
             row[f"{key}_ratio"] = values[1] / values[0] if values[0] and values[1] is not None else None
         rows.append(row)
     return rows
+
+
+def representative(trace: Trace) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """Return one row per range, by (domain, name, style): of the rank that the diagnosis is about.
+
+    Ranges that this rank does not have are those of the rank on which an instance takes longest. Paceline's own domain
+    counts as none: ranges made by torch have none.
+    """
+    chosen = {id(row) for row in diagnosis.deciding(trace)}
+    best: dict[tuple[str, str, str], tuple[tuple[bool, float], dict[str, Any]]] = {}
+    for row in trace.ranges:
+        name = ("" if row["domain"] == trace_rows.DOMAIN else row["domain"], row["name"], row["style"])
+        rank = (id(row) in chosen, row["wall_s"] / row["instances"])
+        if name not in best or rank > best[name][0]:
+            best[name] = (rank, row)
+    return {name: row for name, (_, row) in best.items()}

@@ -194,7 +194,7 @@ def graphs(trace: Trace) -> Table:
 
 
 def comparison(a: Trace, b: Trace) -> Table:
-    """Return two traces side by side: per instance, on the rank of each where a range takes longest."""
+    """Return two traces side by side: per instance, on one rank of each (``trace.compare``)."""
     rows = [{**row, "range": _named(row)} for row in compare(a, b)]
     columns: tuple[Column, ...] = (
         Column("range", "Range", "text"),

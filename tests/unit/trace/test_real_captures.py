@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from paceline.analysis import nsys, trace
+from paceline.analysis import nsys, trace, trace_report
 from paceline.analysis.projection import engine, project
 
 from tests.unit.trace.conftest import DATA
@@ -199,6 +199,18 @@ def test_nothing_of_the_machine_is_left(name: str) -> None:
     assert {re.sub(r"\d", "N", t) for t in texts if t.startswith("rank=")} == {
         "rank=N world=N local=N gpu_uuid=[scrubbed]"
     }
+
+
+def test_the_page_of_one_against_four_is_small_and_keeps_to_one_rank(tmp_path: Path) -> None:
+    """40,000 kernels and 50,000 calls in the pictures; numbers beside each other are of one rank."""
+    sides = [trace.analyse(DATA / f"ant_rsl_rl_{gpus}_node") for gpus in ("1_gpu", "4_gpus")]
+    page = trace_report.write(sides, tmp_path / "report")
+    assert page.stat().st_size < 1_000_000
+    rows = {row["name"]: row for row in trace.compare(*sides)}
+    last = min((row for row in sides[1].ranges if row["name"] == "iteration"), key=lambda row: float(row["nccl_s"]))
+    for row in sides[1].ranges:
+        if row["rank"] == last["rank"]:
+            assert rows[row["name"]]["wall_s_b"] == row["wall_s"] / row["instances"]
 
 
 def test_captures_are_small() -> None:
