@@ -9,7 +9,8 @@ cancels). Off means that the original methods are back in place and the sampler 
 timed by the trainer itself, the time it prints as collection + learning. No synchronised iterations: they never count
 for throughput. One hook stays in both: torch's own callback after an optimiser step, which counts to 16.
 
-With --nvtx, on and off differ in the NVTX ranges only, which no profiler listens to.
+With --nvtx, on and off differ in the NVTX ranges only, which no profiler listens to. Their cost is far below what the
+machine's own unrest allows to see; --times 200 opens and closes each range 200 times and divides the difference by 200.
 
 Prints the 20 % trimmed mean over groups of four of the relative cost, with a 95 % bootstrap interval; the run fails
 only if the whole interval lies above the target. Beside it the same for the processor time of the training process,
@@ -28,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +68,24 @@ def is_on(iteration: int) -> bool:
     return iteration % 4 in (0, 3)
 
 
+class Repeated:
+    """Opens and closes every range a number of times, the last time around what it is about."""
+
+    def __init__(self, ranges: Any, times: int) -> None:
+        self.pop = ranges.pop
+        self._ranges, self._more = ranges, range(times - 1)
+
+    def push(self, name: str, payload: int | None = None) -> None:
+        for _ in self._more:
+            self._ranges.push(name, payload)
+            self._ranges.pop()
+        self._ranges.push(name, payload)
+
+
 # ---- inside the training process ------------------------------------------------------------------------------------
 
 
-def work(run: RunDir, case: Case, nvtx: bool, sampler: int, limit_s: float | None) -> None:
+def work(run: RunDir, case: Case, nvtx: bool, sampler: int, limit_s: float | None, repeated: int) -> None:
     """Train with hooks switched between iterations; write [on, seconds, processor seconds] of each to times.json.
 
     With ``limit_s``, training ends so many seconds after the warm-up.
@@ -87,7 +103,7 @@ def work(run: RunDir, case: Case, nvtx: bool, sampler: int, limit_s: float | Non
     torch.set_num_threads(case.threads_per_rank)
     trainer = load_trainer(case.trainer)
     measurement = Measurement(case, run, trainer)
-    ranges = measurement.clock.ranges
+    ranges: Any = Repeated(measurement.clock.ranges, repeated) if repeated > 1 else measurement.clock.ranges
     times: list[tuple[bool, float, float]] = []
     processor_at = time.process_time()
     ends_at = math.inf
@@ -185,7 +201,7 @@ def interval_pct(values: list[float], resamples: int = 4000) -> tuple[float, flo
 
 
 def train(
-    python: Path, folder: Path, case: Case, nvtx: bool, asset_root: Path | None, limit_s: float | None
+    python: Path, folder: Path, case: Case, nvtx: bool, asset_root: Path | None, more: Sequence[str]
 ) -> dict[str, Any]:
     """Run the training process under torchrun, with a sampler beside it, and return what it wrote."""
     run = StudyDir(folder / "study").run(case.case_id, 1)
@@ -211,7 +227,7 @@ def train(
         command = [str(python), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"]
         command += [str(Path(__file__).resolve()), "--worker", str(run.path), "--sampler", str(sampler.pid)]
         command += ["--nvtx"] if nvtx else []
-        command += ["--seconds", str(limit_s)] if limit_s is not None else []
+        command += more
         done = subprocess.run(command, env=environment, cwd=run.path, capture_output=True, text=True, check=False)
     finally:
         sampler.send_signal(signal.SIGCONT)
@@ -233,6 +249,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seconds", type=float, help="end so long after the warm-up")
     parser.add_argument("--nvtx", action="store_true")
+    parser.add_argument("--times", type=int, default=1, help="with --nvtx: open and close each range so often")
     parser.add_argument("--slots", type=int, default=1, help="trainings side by side")
     parser.add_argument("--slot", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--python", type=Path, help="Python of the jobs' environment; made if not given")
@@ -242,7 +259,14 @@ def main() -> int:
     options = parser.parse_args()
     if options.worker:
         run = RunDir(options.worker)
-        work(run, Case.from_json(json.loads(run.case_json.read_text())), options.nvtx, options.sampler, options.seconds)
+        work(
+            run,
+            Case.from_json(json.loads(run.case_json.read_text())),
+            options.nvtx,
+            options.sampler,
+            options.seconds,
+            options.times,
+        )
         return 0
 
     from paceline.bench import environment
@@ -258,8 +282,9 @@ def main() -> int:
 
         printed = side_by_side(options.slots, __file__, [*sys.argv[1:], "--slot", "{slot}"])
         return judge(options, case, [json.loads(text) for text in printed])
+    more = ["--times", str(options.times), *(["--seconds", str(options.seconds)] if options.seconds else [])]
     with tempfile.TemporaryDirectory() as name:
-        found = train(python, Path(name), case, options.nvtx, asset_root, options.seconds)
+        found = train(python, Path(name), case, options.nvtx, asset_root, more)
     if options.slot is not None:
         print(json.dumps(found))
         return 0
@@ -268,16 +293,21 @@ def main() -> int:
 
 def judge(options: argparse.Namespace, case: Case, found: list[dict[str, Any]]) -> int:
     """Print the figures of all trainings together; return 1 if the cost is above the target beyond doubt."""
-    middle, low, high = interval_pct([cost for one in found for cost in costs(one["times"], 1)])
-    processor = interval_pct([cost for one in found for cost in costs(one["times"], 2)])
+    middle, low, high = (
+        value / options.times for value in interval_pct([cost for one in found for cost in costs(one["times"], 1)])
+    )
+    processor = [
+        value / options.times for value in interval_pct([cost for one in found for cost in costs(one["times"], 2)])
+    ]
     spent = [row[1] for one in found for row in one["times"][WARMUP:]]
     typical, calls = statistics.median(spent), statistics.median(one["calls_cost_s"] for one in found)
     target = NVTX_TARGET_PCT if options.nvtx else TARGET_PCT
     what = "NVTX ranges without a profiler" if options.nvtx else "hooks and sampler"
+    what += f" (each {options.times} times, divided by it)" if options.times > 1 else ""
     judged = "" if high <= target else " ABOVE TARGET" if low > target else " (inconclusive)"
     print(
-        f"{what}, {case.task} {case.trainer} on {case.device}: {middle:+.2f} % of total_fps, 95 % interval "
-        f"{low:+.2f} to {high:+.2f} % (target at most {target} %){judged}; processor time {processor[0]:+.2f} %, "
+        f"{what}, {case.task} {case.trainer} on {case.device}: {middle:+.3f} % of total_fps, 95 % interval "
+        f"{low:+.3f} to {high:+.3f} % (target at most {target} %){judged}; processor time {processor[0]:+.2f} %, "
         f"{processor[1]:+.2f} to {processor[2]:+.2f} %; calls alone {100 * calls / typical:.3f} %; "
         f"{len(spent)} iterations of {typical:.3f} s in {len(found)} trainings"
     )
