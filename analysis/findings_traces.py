@@ -22,6 +22,7 @@ _COLUMNS = (
     Column("kernels_each", "Kernels, each", "number"),
     Column("each_s", "Wall time, each, ms", "ms"),
     Column("idle", "GPU idle %", "percent"),
+    Column("busy_each_s", "GPU work, each, ms", "ms"),
     Column("nccl_each_s", "NCCL, each, ms", "ms"),
     Column("exposed_each_s", "NCCL with nothing else running, each, ms", "ms"),
 )
@@ -42,13 +43,20 @@ def check(entries: Sequence[Any], path: Path) -> tuple[Mapping[str, Any], ...]:
 
 
 def section(entry: Mapping[str, Any]) -> str:
-    """Return the section of one entry that ``check`` returned."""
+    """Return the section of one entry that ``check`` returned; RecordError if no capture has one of its ranges."""
     rows = []
     for label, path in entry["paths"].items():
         rows += [{**row, "capture": label} for row in _rows(path, entry["ranges"])]
+    missing = set(entry["ranges"]) - {row["name"] for row in rows}
+    if missing:
+        raise RecordError(f"traces: {entry['title']}: no capture has a range {min(missing)!r}")
     rows.sort(key=lambda row: entry["ranges"].index(row["name"]))  # captures of a range beside each other
-    inside_graphs = any(row["kernels"] > row["launches"] for row in rows)
-    seen = [c for c in _COLUMNS if any(row[c.key] for row in rows) and (inside_graphs or c.key != "kernels_each")]
+    same = set()  # columns that say no more than the one before them
+    if all(row["kernels"] <= row["launches"] for row in rows):
+        same.add("kernels_each")
+    if all(row["nccl_exposed_s"] == row["nccl_s"] for row in rows):
+        same.add("exposed_each_s")
+    seen = [column for column in _COLUMNS if column.key not in same and any(row[column.key] for row in rows)]
     table = markdown(Table("trace", "Trace", tuple(seen), tuple(rows)))
     links = ", ".join(f"[{file}](../{file})" for file in entry["captures"].values())
     word = "Captures" if len(entry["captures"]) > 1 else "Capture"
@@ -56,19 +64,21 @@ def section(entry: Mapping[str, Any]) -> str:
 
 
 def _rows(path: Path, ranges: Sequence[str]) -> list[dict[str, Any]]:
-    """Return a row per range."""
+    """Return a row per range, of those that the capture has."""
     from paceline.analysis import trace
 
-    found = trace.representative(trace.analyse(str(path), ranges, picture=False))
+    found = trace.representative(trace.analyse(str(path), picture=False))
     return [
         {
             **row,
             "each_s": row["wall_s"] / row["instances"],
             "launches_each": row["launches"] / row["instances"],
             "kernels_each": row["kernels"] / row["instances"],
+            "busy_each_s": row["gpu_busy_s"] / row["instances"],
             "idle": row["gpu_idle_s"] / row["wall_s"],
             "nccl_each_s": row["nccl_s"] / row["instances"],
             "exposed_each_s": row["nccl_exposed_s"] / row["instances"],
         }
         for row in found.values()
+        if row["name"] in ranges
     ]
