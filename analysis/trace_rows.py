@@ -118,8 +118,8 @@ def range_rows(capture: Capture, projection: Projection, shown: list[int]) -> li
 def warn_of_start_up(capture: Capture, projection: Projection, shown: list[int], warnings: list[str]) -> None:
     """Say which ranges took far longer the first time: sums over all instances then do not show the steady state."""
     ranges, found = capture.ranges, []
-    # With very many instances the first one does not matter. Ranges with NCCL in them wait for other ranks, in the first
-    # of an update longer than in the others: that is no start-up.
+    # With very many instances the first one does not matter. Ranges with NCCL in them wait for other ranks, longest in
+    # the first of an update: that is no start-up.
     for group in shown[:_MAX_RANGES]:
         if not 4 <= projection.per_group["instances"][group] <= _MAX_INSTANCES or projection.per_group["nccl"][group]:
             continue
