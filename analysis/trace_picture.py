@@ -20,7 +20,7 @@ _COLORS = {
     "copy": "--c5",
     "nccl": "--c2",
     "launch": "--c6",
-    "wait": "--c2",
+    "wait": "--c4",
     "call": "--c8",
 }
 _RANGE_COLORS = {
