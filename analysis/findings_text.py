@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from paceline.analysis.curves import curves
 from paceline.analysis.ingest import read_any
 from paceline.analysis.limits import Limits, limits
+from paceline.analysis.summary import window_unix_s
 from paceline.analysis.tables import Column, Table, losses, markdown, scaling
 from paceline.analysis.tuning_report import METHOD, tuning_table
 from paceline.analysis.units import known, ranks, show
@@ -230,11 +231,29 @@ def _ranks(found: Limits, analysis: Analysis) -> str:
         Column("between_rank0_s", "Between iterations, rank 0, ms", "ms"),
         Column("between_others_s", "other ranks, ms", "ms"),
         Column("gpu_use", "GPU use %", "pct"),
+        Column("rank_use", "CPU use of a rank, % of a core", "pct"),
         Column("threads", "Threads per rank", "plain"),
         Column("cores", "Cores allowed", "plain"),
     )
-    rows = tuple({**row, "gpu_use": use.get(row["world_size"])} for row in found.sizes)
+    busy = _rank_use(analysis)
+    rows = tuple(
+        {**row, "gpu_use": use.get(row["world_size"]), "rank_use": busy.get(row["world_size"])} for row in found.sizes
+    )
     return markdown(Table("ranks", "Counts", columns, rows))
+
+
+def _rank_use(analysis: Analysis) -> dict[int, float]:
+    """Return the mean CPU use of a rank's process in percent of a core, by world size, over the measured windows."""
+    loaded, found = analysis.loaded, defaultdict(list)
+    ranks_only = loaded.samples[loaded.samples["source"] == "rank"]
+    sizes = loaded.runs["world_size"].dropna().astype(int)
+    for run, flags in analysis.summaries["flags"].items():
+        number = int(str(run))
+        begin_s, end_s = window_unix_s(loaded, analysis.arrays[number])
+        own = ranks_only[(ranks_only["run"] == number) & ranks_only["unix_s"].between(begin_s, end_s)]
+        if not flags and own["cpu_pct"].notna().any():
+            found[int(sizes[number])].append(float(own["cpu_pct"].mean()))
+    return {size: sum(values) / len(values) for size, values in found.items()}
 
 
 def _energy(analysis: Analysis) -> str:

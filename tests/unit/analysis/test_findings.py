@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+from paceline.analysis import findings_text
 from paceline.analysis.findings import (
     DOCUMENT,
     FIGURES,
@@ -18,7 +20,11 @@ from paceline.analysis.findings import (
     read_manifest,
     stale,
 )
+from paceline.analysis.load import load_study
+from paceline.analysis.report import Analysis
 from paceline.bench.errors import RecordError
+from paceline.bench.record import Case
+from paceline.bench.rundir import StudyDir, read_json
 
 from tests.synthetic import Recipe, write_study
 from tests.unit.analysis.test_tuning_results import tuning_study
@@ -33,9 +39,35 @@ def test_the_committed_findings_are_what_the_records_give() -> None:
 
 def test_the_records_are_small() -> None:
     manifest = read_manifest(ROOT / MANIFEST)
-    files = [path for entry in manifest.entries for path in (ROOT / entry.folder).rglob("*") if path.is_file()]
-    files += [path for trace in manifest.traces for path in trace["paths"].values()]
-    assert sum(path.stat().st_size for path in files) < MAX_RECORDS_BYTES
+    places = {ROOT / entry.folder for entry in manifest.entries}
+    places |= {path for trace in manifest.traces for path in trace["paths"].values()}
+    others = [entry for entries in manifest.others.values() for entry in entries]
+    places |= {ROOT / folder for entry in others for folder in entry.get("folders") or [entry["folder"]]}
+    files = [file for place in places for file in ([place] if place.is_file() else place.rglob("*")) if file.is_file()]
+    assert sum(path.stat().st_size for path in files) <= MAX_RECORDS_BYTES
+
+
+def test_the_use_of_a_core_by_ranks_is_that_of_their_samples() -> None:
+    """Against a reading of the files by hand: one run a size, whose kept samples all lie in its iterations."""
+    folder = ROOT / "tests/data/h200/strong_ant_rsl_rl_other_host"
+    lines = findings_text.section(
+        next(entry for entry in read_manifest(ROOT / MANIFEST).entries if entry.folder.endswith("_other_host")),
+        Analysis(load_study(folder)),
+        {},
+    ).splitlines()
+    head, _, *rows = lines[next(n for n, line in enumerate(lines) if "CPU use of a rank" in line) :]
+    column = [cell.strip() for cell in head.split("|")].index("CPU use of a rank, % of a core")
+    shown = {int(cells[1]): float(cells[column]) for cells in (row.split("|") for row in rows[:3])}
+    for run in StudyDir(folder).all_runs():
+        case = Case.from_json(read_json(run.case_json))
+        ranks = [[json.loads(line) for line in path.read_text().splitlines()] for path in run.rank_files()]
+        kept = [line for line in ranks[0] if isinstance(line, list) and not line[2]]
+        begin_s = ranks[0][0]["clock_origin_unix_s"] + kept[0][3]
+        header, *samples = (json.loads(line) for line in run.samples_files()[0].read_text().splitlines())
+        late = [s for s in samples if "t_s" in s and header["clock_origin_unix_s"] + s["t_s"] >= begin_s]
+        used = [rank["cpu_pct"] for sample in late for rank in sample["ranks"]]
+        if case.kind != "warmup":
+            assert shown[case.world_size] == pytest.approx(sum(used) / len(used), abs=0.06)
 
 
 def test_figures_are_pictures() -> None:
@@ -52,7 +84,7 @@ def checkout(tmp_path: Path) -> Path:
     """A checkout with one study."""
     (tmp_path / "docs").mkdir()
     shutil.copytree(ROOT / "tests/data/h200/strong_ant_rsl_rl", tmp_path / "records")
-    manifest = (ROOT / MANIFEST).read_text().partition("\n  - name: strong_ant_rl_games")[0] + "\n"
+    manifest = (ROOT / MANIFEST).read_text().partition("\n  - name: strong_ant_rsl_rl_other_host")[0] + "\n"
     (tmp_path / MANIFEST).write_text(manifest.replace("tests/data/h200/strong_ant_rsl_rl", "records"))
     (tmp_path / README).write_text("# R\n<!-- findings:headline -->\n<!-- /findings -->\nown\n")
     end = "<!-- /findings -->\n"
