@@ -24,6 +24,7 @@ _OVERFLOW_WORDS = (
     "DynamicsMemoryConfig::",
     "exceeded MJWarp limit",
     "buffer overflowed",
+    "maxNbContactDataBlocks",
     "hashtable insert failures",
     "overflow - please increase",
 )

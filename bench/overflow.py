@@ -1,8 +1,9 @@
 """Buffers of a physics engine that were too small, and memory that ended, as a run's log tells it.
 
 An engine that overflows goes on with contacts missing: the run completes, its throughput looks fine and is wrong. Each
-text names the buffer and the size it needs. Texts: PhysX 5 and ovphysx (isaac-sim/IsaacLab issues 176, 931, 941, 981,
-1199, 1389, 2528; ManiSkill 911), Newton's collision pipeline and mujoco_warp (their sources). Standard library only.
+text names the buffer and, nearly always, the size it needs. Texts: PhysX 5 (isaac-sim/IsaacLab issues 176, 931, 941,
+981, 1199, 1389, 2528; ManiSkill 911; the messages in the libraries of ovphysx 0.6.4), Newton's collision pipeline and
+mujoco_warp (their sources). Standard library only.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ _SETTINGS = {
     "maxrigidpatchcount": "gpu_max_rigid_patch_count",
     "heapcapacity": "gpu_heap_capacity",
     "tempbuffercapacity": "gpu_temp_buffer_capacity",
+    "maxparticlecontacts": "gpu_max_particle_contacts",
+    "maxdeformablevolumecontacts": "gpu_max_soft_body_contacts",
     "nconmax": "solver_cfg.nconmax",
     "njmax": "solver_cfg.njmax",
     "newton triangle pair": "collision_cfg.max_triangle_pairs",
@@ -54,8 +57,11 @@ _TEXTS = tuple(
     re.compile(pattern)
     for pattern in (
         r"(?P<buffer>Patch|Contact) buffer overflow detected, please increase its size to at least (?P<needed>\d+)",
+        r"(?P<buffer>Patch|Contact|Force|Friction patch) buffer overflow detected, please increase its size in the",
         _CONFIG + r"(?P<buffer>\w+) buffer overflow detected, please increase its size to at least (?P<needed>\d+)",
-        r"needs? to increase (?:the )?" + _CONFIG + r"(?P<buffer>\w+)(?: parameter)? to (?P<needed>\d+)",
+        r"buffer overflow detected, please increase " + _CONFIG + r"(?P<buffer>\w+) to at least (?P<needed>\d+)",
+        r"needs? to increase (?:the )?" + _CONFIG + r"(?P<buffer>\w+)(?: parameter| buffers)? to (?P<needed>\d+)",
+        r"Reached limit set by PxSceneDesc::(?P<buffer>maxNbContactDataBlocks) - ran out of buffer space",
         r"Number of Newton contacts \((?P<total>\d+)\) exceeded MJWarp limit \(\d+\)\. Increase (?P<buffer>nconmax)",
         r"(?:broad|narrow)phase overflow - please increase (?P<buffer>nconmax) to (?P<needed>\d+)",
         r"nefc overflow - please increase (?P<buffer>njmax) to (?P<needed>\d+)",

@@ -10,6 +10,7 @@ from paceline.bench import overflow
 KIT = "2025-03-02 10:11:12 [84,123ms] [Error] [omni.physx.plugin] PhysX error: "
 TO = "please increase its size to at least"
 FILE = ", FILE /builds/omniverse/physics/physx/source/gpunarrowphase/src/PxgNphaseImplementationContext.cpp, LINE 777"
+SIZELESS = "please increase its size in the scene desc!"
 MISS = ", otherwise, the simulation will miss interactions!"
 
 
@@ -30,6 +31,16 @@ MISS = ", otherwise, the simulation will miss interactions!"
          "gpu_found_lost_pairs_capacity", 3932160),
         (f"{KIT}The application needs to increase PxGpuDynamicsMemoryConfig::foundLostAggregatePairsCapacity parameter "
          f"to 41000000{MISS}", "gpu_found_lost_aggregate_pairs_capacity", 41000000),
+        # ovphysx 0.6.4, as its libraries print them
+        ("PxGpuDynamicsMemoryConfig::collisionStackSize buffer overflow detected, please increase its size to at least "
+         "70000000 in the scene desc! Contacts have been dropped.", "gpu_collision_stack_size", 70000000),
+        ("The application needs to increase PxGpuDynamicsMemoryConfig::foundLostAggregatePairsCapacity buffers to "
+         "41000000, otherwise, the simulation will miss interactions",
+         "gpu_found_lost_aggregate_pairs_capacity", 41000000),
+        ("Particle system contact buffer overflow detected, please increase "
+         "PxGpuDynamicsMemoryConfig::maxParticleContacts to at least 2000000", "gpu_max_particle_contacts", 2000000),
+        ("Deformable volume contact buffer overflow detected, please increase "
+         "PxGpuDynamicsMemoryConfig::maxDeformableVolumeContacts to at least 9000", "gpu_max_soft_body_contacts", 9000),
         ("Number of Newton contacts (70000) exceeded MJWarp limit (6400). Increase nconmax.", "solver_cfg.nconmax", 69),
         ("broadphase overflow - please increase nconmax to 36 or naconmax to 36864", "solver_cfg.nconmax", 36),
         ("narrowphase overflow - please increase nconmax to 33 or naconmax to 33792", "solver_cfg.nconmax", 33),
@@ -78,6 +89,23 @@ def test_newton_drops_contacts_without_a_setting(text: str) -> None:
     """Buffers that Isaac Lab's configuration has no size for: the physics is invalid, and no size is named."""
     (only,) = overflow.scan([f"Warning: {text}"], 64).overflows
     assert only.setting is None and only.needed in (9, None) and only.buffer.startswith("Newton ")
+
+
+@pytest.mark.parametrize(
+    ("text", "setting"),
+    [
+        (f"Patch buffer overflow detected, {SIZELESS}", "gpu_max_rigid_patch_count"),
+        (f"Contact buffer overflow detected, {SIZELESS}", "gpu_max_rigid_contact_count"),
+        (f"Friction patch buffer overflow detected, {SIZELESS}", None),
+        (f"Force buffer overflow detected, {SIZELESS}", None),
+        ("Reached limit set by PxSceneDesc::maxNbContactDataBlocks - ran out of buffer space for narrow phase. Either "
+         "accept dropped contacts or increase buffer size allocated for narrow phase by increasing "
+         "PxSceneDesc::maxNbContactDataBlocks.", None),
+    ],
+)  # fmt: skip
+def test_physx_drops_contacts_and_names_no_size(text: str, setting: str | None) -> None:
+    (only,) = overflow.scan([KIT + text], 64).overflows
+    assert (only.setting, only.needed, only.count) == (setting, None, 1)
 
 
 def test_ordinary_logs_say_nothing() -> None:
