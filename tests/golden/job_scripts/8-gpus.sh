@@ -97,7 +97,7 @@ on_signal() {
             *PreemptTime=[0-9]* | *JobState=PREEMPTED*) interrupted=preempted ;;
         esac
         # A job that goes back into the queue at once has no such mark; Slurm's last word in the job's log says why.
-        case $1$(tail -c 65536 -- "$slurm_log" 2>/dev/null | grep -a '^slurmstepd: error: \*\*\* JOB' | tail -n 1) in
+        case $1$(tail -c 65536 -- "$slurm_log" 2>/dev/null | grep -a '^slurmstepd[^ ]* error: \*\*\* JOB' | tail -n 1) in
             TERM*"DUE TO PREEMPTION"*) interrupted=preempted ;;
         esac
     fi
