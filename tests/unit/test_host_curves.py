@@ -156,30 +156,18 @@ def test_what_runs_when_the_time_is_up_is_stopped(tmp_path: Path, monkeypatch: p
     assert time.monotonic() - began < 10.0
 
 
-LEVERS = """
-schema: paceline.study/1
-name: levers
-kind: strong
-trainer: rsl_rl
-device: cuda
-task: Isaac-Ant-Direct
-num_envs: 16384
-world_sizes: [1]
-repeats: 4
-tuning: {gc: {gc: per_iteration}, nan: {check_for_nan: false}, threads: {threads_per_rank: 4}}
-"""
-
-
-def test_each_variant_comes_to_each_gpu(tmp_path: Path) -> None:
-    opened = open_studies(tmp_path, host(4), "cuda", load_cluster("local"), {"levers": LEVERS}, {})
-    batches = order({"levers": opened["levers"].plan.cases}, 4, alone=False)
-    assert [len(batch) for _, _, batch in batches] == [4] * 4
-    met = {
-        (case.levers, p.gpus)
-        for _, k, batch in batches
-        for case, p in zip(batch, places(batch, host(4), k), strict=True)
-    }
-    assert len(met) == 16
+def test_each_variant_comes_to_each_gpu(tmp_path: Path, repository: Path) -> None:
+    """Of the studies that measure levers: one GPU beside each other, four GPUs alone, interleaved."""
+    files = [repository / "tests/gpu" / name for name in ("levers_4_gpus.yaml", "levers_1_gpu.yaml")]
+    texts = {path.stem: path.read_text() for path in files}
+    opened = open_studies(tmp_path, host(4), "cuda", load_cluster("local"), texts, {})
+    batches = order({name: study.plan.cases for name, study in opened.items()}, 4, alone=False)
+    assert [len(batch) for _, _, batch in batches] == [1, 1, 1, 4, 4, 1, 1, 1] * 2
+    one = [(batch, repeat) for name, repeat, batch in batches if name == "levers_1_gpu"]
+    met = {(c.levers, p.gpus) for batch, k in one for c, p in zip(batch, places(batch, host(4), k), strict=True)}
+    assert len(met) == 4 * 4
+    firsts = {batch[0].levers for name, _, batch in batches[::4] if name == "levers_4_gpus"}
+    assert len(firsts) > 1
 
 
 ENDING = """#!/bin/bash
