@@ -119,7 +119,7 @@ def test_a_comparison_runs_on_each_kind_of_node(
 ) -> None:
     folder = tmp_path / "comparison"
     sides = ["--constraint", "h100", "--constraint", "a5000"]
-    small = ["--envs", "64", "--repeats", "1", "--set", "iterations=4"]
+    small = ["--envs", "64", "--repeats", "1", "--set", "iterations=6"]
     done = call(site, paceline, "compare-gpus", "--cluster", profile, "--folder", folder, *sides, *small, *SHORT)
     assert done.returncode == 0, done.stderr
     data = json.loads((folder / "report" / "report.json").read_text())
