@@ -67,6 +67,9 @@ def folder_rows(folder: Path) -> tuple[list[dict[str, Any]], Loaded]:
             None if known(row["total_fps"]) else "no undisturbed iteration has a time"
         )
         rows.append(row)
+    # Sides come in the order in which the study names them, not in that of the cases' hashes.
+    order = [str(group.get("name")) for group in loaded.study.get("groups") or ()]
+    rows.sort(key=lambda row: order.index(row["group"]) if row["group"] in order else len(order))
     return rows, loaded
 
 
