@@ -63,8 +63,8 @@ SETTINGS: dict[Trainer, tuple[str, ...]] = {
 
 
 def case_of(trainer: Trainer, **changes: Any) -> Case:
-    whole = {"iterations": ITERATIONS[trainer], **changes}
-    return dataclasses.replace(CASE, trainer=trainer, overrides=SETTINGS[trainer], **whole)
+    settings = {"iterations": ITERATIONS[trainer], "overrides": SETTINGS[trainer], **changes}
+    return dataclasses.replace(CASE, trainer=trainer, **settings)
 
 
 # The worker without its measurement.
@@ -245,9 +245,7 @@ def test_two_ranks_keep_the_problem(runs: Runs, trainer: Trainer) -> None:
         assert half["minibatch_size_per_rank"] == whole["minibatch_size_per_rank"] // 2
         for same in ("horizon", "num_minibatches", "num_epochs", "optimizer_steps_per_iteration", "max_iterations"):
             assert half[same] == whole[same]
-    steps = {
-        step for trained in (one, two) for rank in trained.rows for row in rank for step in [row["optimizer_steps"]]
-    }
+    steps = {row["optimizer_steps"] for trained in (one, two) for rank in trained.rows for row in rank}
     assert steps == {20}  # counted, not planned
     assert sum(row["frames"] for rank in two.rows for row in rank) == sum(one.column("frames"))
 
@@ -275,8 +273,7 @@ def test_ranks_differ_in_nothing_else(runs: Runs, trainer: Trainer) -> None:
 
 def late(trained: Trained) -> float:
     """Return the mean reward of the last fifth of a run."""
-    rewards = trained.column("reward")
-    return statistics.fmean(rewards[-(len(rewards) // 5) :])
+    return statistics.fmean(trained.column("reward")[-(len(trained.rows[0]) // 5) :])
 
 
 def gain(trained: Trained) -> float:
