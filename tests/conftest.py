@@ -205,3 +205,37 @@ def jobs_environment(plain_environment: None) -> Path:
     from paceline.bench import environment
 
     return environment.ensure().python
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder for jobs of several tests: torch is compiled once a session, not once a test."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def made_once(folder: Path, *command: str | Path) -> Path:
+    """Have a script make a folder below build/, which git ignores and which is kept; one test process at a time."""
+    folder.parent.mkdir(exist_ok=True)
+    lock = folder.with_suffix(".lock")
+    done = subprocess.run(["flock", lock, "bash", *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def apptainer(plain_environment: None) -> Iterator[Path]:
+    """The real Apptainer, on PATH."""
+    folder = ROOT / "build" / "apptainer"
+    made_once(folder, ROOT / "tests" / "install" / "apptainer.sh", folder)
+    program = folder / "apptainer" / "bin" / "apptainer"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+        yield program
+
+
+@pytest.fixture(scope="session")
+def base(require: Callable[[str], None], jobs_environment: Path) -> Path:
+    """A root file system in the place of the official Python image."""
+    require("mmdebstrap")
+    folder = ROOT / "build" / "rootfs"
+    return made_once(folder, ROOT / "tests" / "install" / "rootfs.sh", folder, jobs_environment)

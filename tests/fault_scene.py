@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class Site:
         stated: dict[str, Any] = {
             "name": "faults", "kind": "strong", "device": "cpu", "task": "Isaac-Cartpole-Direct", "world_sizes": (2,),
             "num_envs": 64, "iterations": 8, "warmup_iterations": 2, "sync_every": 0, "repeats": repeats,
-            "stall_s": 120, "exit_grace_s": 2, "max_attempts": 2,
+            "stall_s": 120, "exit_grace_s": 60, "max_attempts": 2,
         }  # fmt: skip
         study = resolve(Study(**(stated | values)), cluster, 0)
         opened = launch.create(self.folder, study, cluster)
@@ -69,6 +70,19 @@ def attempts(study: StudyDir, repeat: int) -> list[tuple[RunDir, Result]]:
         if case["kind"] != "warmup" and case["repeat"] == repeat:
             return [(run, Result.from_json(read_json(run.result_json))) for run in runs]
     raise AssertionError(f"repeat {repeat} has no run")
+
+
+def check_table(study: StudyDir) -> dict[str, list[tuple[str, str | None]]]:
+    """Check that the report's table has each attempt as its sentinel does; return status and cause of all, by kind."""
+    told: dict[tuple[str, int], tuple[str, str | None]] = {}
+    kinds: dict[str, list[tuple[str, str | None]]] = {}
+    with (study.report / "runs.csv").open(newline="") as stream:
+        for row in sorted(csv.DictReader(stream), key=lambda row: int(row["attempt"])):
+            told[row["case_id"], int(row["attempt"])] = found = row["status"], row["cause"] or None
+            kinds.setdefault(row["kind"], []).append(found)
+    results = [(run, Result.from_json(read_json(run.result_json))) for run in study.all_runs()]
+    assert told == {(run.case_id, run.attempt): (result.status, result.cause) for run, result in results}
+    return kinds
 
 
 def read(path: Path) -> str:

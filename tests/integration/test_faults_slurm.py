@@ -18,14 +18,14 @@ from typing import Any
 import pytest
 from paceline.bench.rundir import RunDir, StudyDir, read_json
 
-from tests.fault_scene import Site, attempts, read
+from tests.fault_scene import Site, attempts, check_table, read
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.isaaclab, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
 def make_site(
-    slurm_to_break: Any, paceline: Path, jobs_environment: Path, tmp_path: Path
+    slurm_to_break: Any, paceline: Path, jobs_environment: Path, compiled: Path, tmp_path: Path
 ) -> Iterator[Callable[..., Site]]:
     """Return a function that makes a Site on a Slurm; its jobs are cancelled in the end."""
 
@@ -35,7 +35,7 @@ def make_site(
         (assets / "Isaac").mkdir(parents=True, exist_ok=True)
         values = {
             "name": "site", "scheduler": "slurm", "partition": "batch", "gpus_per_node": 8, "time_limit_min": 10,
-            "python": str(jobs_environment), "asset_root": str(assets), "cache_dir": str(tmp_path / "cache"), **profile,
+            "python": str(jobs_environment), "asset_root": str(assets), "cache_dir": str(compiled), **profile,
         }  # fmt: skip
         path.write_text("schema: paceline.cluster/1\n" + "".join(f"{k}: {json.dumps(v)}\n" for k, v in values.items()))
         return Site(paceline, tmp_path / name, path, dict(slurm_to_break.environment))
@@ -117,21 +117,32 @@ def test_cancelled_requeued_and_out_of_time(slurm_to_break: Any, make_site: Call
     assert again.returncode == 0, again.stderr
     assert [row["state"] for row in site.status()] == ["completed"] * 3
     assert len(attempts(study, 0)) == 2 and len(attempts(study, 1)) == 2
+    check_table(study)
 
 
-def test_a_node_that_dies(slurm_to_break: Any, make_site: Callable[..., Site]) -> None:
-    """slurmd is killed: Slurm gives the node up and queues the job again; what the dead node wrote stays apart."""
-    site = make_site(requeue=True)
-    study = site.prepare({"0": "wait"}, repeats=1, stall_s=0)
+def test_a_node_that_is_wanted_by_another_job_and_one_that_dies(
+    slurm_to_break: Any, make_site: Callable[..., Site]
+) -> None:
+    """Preempted; then slurmd is killed: Slurm queues the job again, and what each life of it wrote stays apart."""
+    site = make_site(requeue=True, partition="preempt")
+    study = site.prepare({"0": "wait", "attempts": "2"}, repeats=1, stall_s=0, max_attempts=3)
     driver = site.start("retry", site.folder)
     job, _ = job_in_training(study, 0)
     node = slurm_to_break.run("squeue", "--noheader", "--format=%N", "--jobs", job).strip()
+    urgent = ["--exclusive", f"--nodelist={node}", "--partition=batch", "--output=/dev/null", "--wrap=sleep 1"]
+    slurm_to_break.run("sbatch", *urgent)
+    again, _ = job_in_training(study, 0, attempt=2)
+    assert again == job
+    node = slurm_to_break.run("squeue", "--noheader", "--format=%N", "--jobs", job).strip()
     stop(daemon(slurm_to_break, f"slurmd.{node}"), signal.SIGKILL)
     finished(driver, 0)
-    (_, first), (_, second) = attempts(study, 0)
-    assert (first.status, first.cause) == ("interrupted", "node_failure")
-    assert second.status == "completed" and second.nodes != (node,)
-    assert site.status()[0]["attempt"] == 2
+    (first, preempted), (_, lost), (_, third) = attempts(study, 0)
+    assert (preempted.status, preempted.cause) == ("interrupted", "preempted"), read(first.train_log)
+    assert (lost.status, lost.cause) == ("interrupted", "node_failure")
+    assert third.status == "completed" and third.nodes != (node,)
+    assert site.status()[0]["attempt"] == 3
+    told = check_table(study)["strong"]
+    assert told == [("interrupted", "preempted"), ("interrupted", "node_failure"), ("completed", None)]
     quiet(["slurmd", "-N", node], site.environment)
     deadline = time.monotonic() + 30
     while "idle" not in slurm_to_break.run("sinfo", "--noheader", "--nodes", node, "--format=%t"):
@@ -173,4 +184,40 @@ def test_a_controller_that_restarts_a_drained_node_no_munge_and_two_watchers(
     # The other repeat lost a rank; one of the two watchers submitted its next attempt.
     assert [(r.status, r.cause) for _, r in attempts(study, 1)] == [("failed", "killed"), ("completed", None)]
     assert [row["state"] for row in site.status()] == ["completed"] * 2
+    check_table(study)
     slurm_to_break.run("scontrol", "update", f"nodename={node}", "state=resume")
+
+
+@pytest.mark.usefixtures("apptainer")
+def test_a_missing_image_and_a_node_with_too_few_gpus(
+    make_site: Callable[..., Site], base: Path, jobs_environment: Path, tmp_path: Path
+) -> None:
+    """The image is not there, then it is, and one of the nodes has no GPU for the job: each is told within seconds."""
+    image = tmp_path / "image"
+    prefix = subprocess.run(
+        [jobs_environment, "-c", "import sys; print(sys.base_prefix)"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    site = make_site(
+        runtime={"kind": "apptainer", "image": str(image), "binds": [str(jobs_environment.parents[1]), prefix]},
+        setup=['if [ "$SLURMD_NODENAME" = node1 ]; then export CUDA_VISIBLE_DEVICES=; fi'],
+    )
+    study = site.prepare({}, repeats=1, device="cuda", world_sizes=(1,), max_attempts=6)
+
+    failed = site.paceline("retry", site.folder)
+    assert failed.returncode == 1, failed.stderr
+    warmup, measured = json.loads(site.paceline("status", site.folder, "--format", "json").stdout)
+    assert (warmup["state"], warmup["cause"], measured["cause"]) == ("failed", "image", "dependency")
+    assert str(image) in warmup["message"] and "runtime.image" in warmup["advice"] and warmup["evidence"]
+
+    image.symlink_to(base)
+    again = site.paceline("retry", site.folder)
+    assert again.returncode == 0, again.stderr
+    (row,) = site.status()
+    assert row["state"] == "completed"
+    told = check_table(study)
+    few, completed = ("failed", "wrong_gpus"), ("completed", None)
+    assert told["warmup"] == [("failed", "image"), few, completed]
+    assert told["strong"][-2:] == [few, completed]
+    ((first, refused), (_, done)) = attempts(study, 0)[-2:]
+    assert refused.message is not None and "0 GPUs are visible on" in refused.message, read(first.train_log)
+    assert (refused.nodes, done.nodes) == (("node1",), ("node2",))

@@ -1,8 +1,10 @@
 """A small training that goes wrong as it is told. Takes the place of bench/worker.py in a study's copy of the code.
 
-Everything around it is real: the job script, torchrun, the supervisor, the sampler, the sentinel. So are its parts:
-ranks that meet through gloo and reduce a gradient in every iteration, and records of them as the worker writes them.
-`faults.json` in the study folder says what goes wrong in the first attempt at which repeat.
+Everything around it is real: the job script, torchrun, the supervisor, the sampler, the sentinel; its records are like
+those of the worker. Where the fault of one rank is felt by the others, they meet through gloo and reduce a gradient in
+every iteration; elsewhere torch is not imported, which would take most of the time of a test.
+`faults.json` in the study folder says what goes wrong at which repeat, in the first attempt or in as many as `attempts`
+says; what a run survives may happen together.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from paceline.bench.rankfile import RankFile
 from paceline.bench.record import Case
 from paceline.bench.rundir import RunDir
 
+FELT_BY_OTHERS = ("kill rank", "hang in all-reduce", "pause")
 RANK = int(os.environ.get("RANK", "0"))
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 OVERFLOW = "PhysX error: Patch buffer overflow detected, please increase its size to at least {} in the scene desc!"
@@ -30,7 +34,7 @@ OVERFLOW = "PhysX error: Patch buffer overflow detected, please increase its siz
 def wanted_fault(run: RunDir, case: Case) -> str:
     faults = json.loads((run.path.parents[2] / "faults.json").read_text())
     name = "warmup" if case.kind == "warmup" else str(case.repeat)
-    return str(faults.get(name, "")) if run.attempt == 1 or faults.get("always") else ""
+    return str(faults.get(name, "")) if run.attempt <= int(faults.get("attempts", 1)) else ""
 
 
 def kill(pid: int) -> None:
@@ -55,6 +59,10 @@ def misbehave(fault: str, run: RunDir, iteration: int) -> None:
     """Do what goes wrong in the middle of the training."""
     if iteration != 3:
         return
+    if "clock" in fault and RANK == 0:
+        Path(os.environ["FAKETIME_TIMESTAMP_FILE"]).write_text("-3600")
+    if "secret" in fault:
+        print("environment:", dict(os.environ), flush=True)
     if fault == "kill rank" and RANK == 1:
         kill(os.getpid())
     elif fault == "kill torchrun" and RANK == 0:
@@ -80,8 +88,6 @@ def misbehave(fault: str, run: RunDir, iteration: int) -> None:
         folder = run.path.parents[2]
         os.system(f"mount --bind '{folder}' '{folder}' && mount -o remount,bind,ro '{folder}'")
         (run.path / "checkpoint.pt").touch()
-    elif fault == "clock" and RANK == 0:
-        Path(os.environ["FAKETIME_TIMESTAMP_FILE"]).write_text("-3600")
     elif fault == "overflow" and RANK == 0:
         print(OVERFLOW.format(150_000), flush=True)
         print(OVERFLOW.format(200_000), flush=True)
@@ -91,8 +97,6 @@ def misbehave(fault: str, run: RunDir, iteration: int) -> None:
         for offset in range(1 << 20, 5 << 30, 1 << 20):
             os.pwrite(descriptor, b"\n", offset)  # 5 GB with little on the disk
         raise ValueError("at the end of a long log")
-    elif fault == "secret":
-        print("environment:", dict(os.environ), flush=True)
 
 
 def fake_clock(run: RunDir) -> None:
@@ -118,28 +122,38 @@ def header(run: RunDir, case: Case, origin: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def main() -> int:
-    run, case = load_run()
-    stacks.register()
-    fault = wanted_fault(run, case)
-    if fault == "clock":
-        fake_clock(run)
+def join() -> Callable[[], None]:
+    """Join the other ranks; return what reduces a gradient with them."""
     import torch
     import torch.distributed
 
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
+    gradient = torch.ones(1000)
+
+    def reduce() -> None:
+        torch.distributed.all_reduce(gradient)
+        gradient.div_(torch.distributed.get_world_size())
+
+    return reduce
+
+
+def main() -> int:
+    run, case = load_run()
+    stacks.register()
+    fault = wanted_fault(run, case)
+    if "clock" in fault:
+        fake_clock(run)
+    reduce = join() if fault in FELT_BY_OTHERS else lambda: None
     origin, start = time.time(), time.perf_counter()
     file = RankFile(run.rank_jsonl(RANK))
     file.header(header(run, case, origin))
-    gradient = torch.ones(1000)
     for iteration in range(case.iterations):
         began = time.perf_counter()
         select.select([], [], [], 0.02)  # not sleep, which libfaketime does not bear
         misbehave(fault, run, iteration)
         collected = time.perf_counter()
-        torch.distributed.all_reduce(gradient)
-        gradient /= case.world_size
+        reduce()
         ended = time.perf_counter()
         file.iteration(
             (
@@ -152,9 +166,12 @@ def main() -> int:
     if fault == "truncated" and RANK == 1:
         return 0
     file.end("completed", time.perf_counter() - start)
-    if fault == "hang at exit":
-        time.sleep(600)
-    torch.distributed.destroy_process_group()
+    if "hang at exit" in fault:
+        select.select([], [], [], 600)
+    if fault in FELT_BY_OTHERS:
+        import torch.distributed
+
+        torch.distributed.destroy_process_group()
     return 0
 
 
