@@ -272,13 +272,10 @@ def test_study_without_sync_iterations_has_no_split(tmp_path: Path) -> None:
         assert all(row[f"{part}_s"] is None and row[f"loss_{part}"] is None for part in SPLIT)
 
 
-RECORDED = sorted(path for path in (Path(__file__).parents[2] / "data" / "h200").iterdir() if path.is_dir())
-
-
-@pytest.mark.parametrize("folder", RECORDED, ids=lambda path: path.name)
-def test_recorded_studies_add_up(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["strong_ant_rl_games", "strong_ant_rsl_rl", "weak_cartpole_rl_games"])
+def test_recorded_studies_add_up(name: str) -> None:
     """Real runs on real GPUs: every run counts, and every identity holds."""
-    loaded = load_study(folder)
+    loaded = load_study(Path(__file__).parents[2] / "data" / "h200" / name)
     assert loaded.warnings == []
     rows = records(scaling_table(loaded))
     assert [row["world_size"] for row in rows] == [1, 2, 4]
