@@ -20,3 +20,28 @@ def test_interrupted_campaigns_that_learn_are_quiet_and_whole(name: str) -> None
     assert list(joined.iteration) == list(range(150)) and len(joined.starts) > 3
     assert np.nanmean(joined.reward[-10:]) > 4.5  # of about 5
     assert alerts(joined, Now()) == []
+
+
+SOON = {"after_iterations": 20, "flat_reward_iterations": 20}
+"""Limits for runs of some forty iterations."""
+
+
+def test_alerts_tell_a_bad_run_from_a_good_one_of_the_same_task() -> None:
+    """Same task, seed and limits; only the learning rate differs (1e-8, fixed, against the task's own)."""
+    bad, good = (campaigns.read(RECORDS / f"cartpole_rsl_rl_{name}") for name in ("flat", "steady"))
+    assert bad.case.seed == good.case.seed and bad.case.num_envs == good.case.num_envs
+    for joined in (bad, good):
+        assert joined.done > 40
+        joined.campaign.alerts.update(SOON)
+    assert alerts(good, Now()) == []
+    fired = {alert.rule: alert.reason for alert in alerts(bad, Now())}
+    assert set(fired) == {"flat_reward", "learning_rate_floor"}
+    assert "has not risen over 20 iterations" in fired["flat_reward"]
+    assert "at 1e-08 for 20 iterations" in fired["learning_rate_floor"]
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_the_same_limits_are_quiet_on_interrupted_good_runs(name: str) -> None:
+    joined = campaigns.read(RECORDS / name)
+    joined.campaign.alerts.update(SOON | {"short_episode_steps": 30})
+    assert alerts(joined, Now()) == []
