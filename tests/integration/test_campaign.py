@@ -186,7 +186,7 @@ def test_a_checkpoint_of_another_network_is_one_line(local_campaign: Path, pacel
     for old in (folder / "trainer").rglob("*model_*"):
         old.unlink()
     run_folder = next(path.parent for path in (folder / "trainer").rglob("events.out.*"))
-    foreign = Path(shutil.copy(CHECKPOINTS / "cartpole_rsl_rl.pt", run_folder / "model_9.pt"))
+    foreign = Path(shutil.copy(CHECKPOINTS / "cartpole_rsl_rl_untrained.pt", run_folder / "model_0.pt"))
     done = call(paceline, "resume", folder, "--set=max_failures=1")
     assert done.returncode == 1, done.stderr
     (result,) = [json.loads(path.read_text()) for path in folder.glob("runs/*/attempt-*/result.json")]
