@@ -6,7 +6,6 @@ a folder that is no study folder at all raises.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,10 +88,8 @@ def load_study(path: str | Path) -> Loaded:
     loaded = Loaded(folder.path, study, cluster, snapshot, pd.DataFrame(), pd.DataFrame(), pd.DataFrame())
     for number, row in enumerate(rows):
         loaded.extras[number] = row.pop("extra")
-    with ThreadPoolExecutor(max_workers=1) as pool:  # numbers of ranks are read without the interpreter's lock
-        sampled = pool.submit(load_samples, run_dirs)
-        loaded.iterations, loaded.headers, warnings = load_iterations(run_dirs, rows)
-        loaded.samples, loaded.sample_headers, more = sampled.result()
+    loaded.iterations, loaded.headers, warnings = load_iterations(run_dirs, rows)
+    loaded.samples, loaded.sample_headers, more = load_samples(run_dirs)
     loaded.warnings += warnings + more
     mark_counting(study, rows)
     here = f"{folder.path}/"  # reports travel: paths in them start at the study folder

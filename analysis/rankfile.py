@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,12 @@ from paceline.bench.record import RANK_SCHEMA, require_schema
 
 Rows = npt.NDArray[np.float64]
 
-Reader = Callable[[memoryview, Any, int, int], bool]
+Reader = Callable[[bytearray, Sequence[tuple[int, int, int]], Any, int], list[bool]]
 
 COMPILED_FROM_BYTES = 96 * 1024 * 1024
 """Records of this size are read by compiled code, if numba is installed; loading it takes half a second."""
 _BATCH_FILES = 16
-_WORKERS = 2
-_AHEAD = 4  # batches
+_AHEAD = 3  # batches
 
 
 @dataclass(slots=True)
@@ -59,8 +58,16 @@ class _Text:
     columns: tuple[str, ...]
     end: dict[str, Any] | None
     truncated: bool
-    body: memoryview
+    data: bytearray
+    start: int
+    """Where in ``data`` the rows begin."""
+    stop: int
     num_rows: int
+
+    @property
+    def body(self) -> memoryview:
+        """The lines between header and end record."""
+        return memoryview(self.data)[self.start : self.stop]
 
 
 Found = RankFile | RecordError
@@ -72,17 +79,21 @@ def read_runs(runs: Sequence[Sequence[Path]]) -> Iterator[list[list[Found]]]:
     Args:
         runs: Per run, its files. The order is kept.
 
-    The rows of what is yielded hold until the next is asked for: their memory is used again. A few batches ahead are
-    read meanwhile, on two threads: reading numbers does not hold the interpreter's lock.
+    The rows of what is yielded hold until the next is asked for: their memory is used again. Files are read here, and
+    their numbers meanwhile on a thread of its own, a whole batch in one call: threads that take turns at the
+    interpreter's lock for each file cost more time than they save.
     """
     compiled = _compiled([path for paths in runs for path in paths])
     rooms = [ReadRoom() for _ in range(_AHEAD)]
-    with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
+    with ThreadPoolExecutor(max_workers=1) as pool:
         ahead: deque[Future[list[list[Found]]]] = deque()
         for number, batch in enumerate(_batches(runs)):
             if len(ahead) == _AHEAD:
                 yield ahead.popleft().result()
-            ahead.append(pool.submit(_read_batch, batch, compiled, rooms[number % _AHEAD]))
+            room = rooms[number % _AHEAD]
+            room.clear()
+            texts = [[_split_or_error(path, room) for path in paths] for paths in batch]
+            ahead.append(pool.submit(_read_batch, texts, compiled, room))
         while ahead:
             yield ahead.popleft().result()
 
@@ -110,10 +121,10 @@ def _compiled(paths: Sequence[Path]) -> Reader | None:
     if size < COMPILED_FROM_BYTES:
         return None
     try:
-        from paceline.analysis.rankfile_fast import parse_rows
+        from paceline.analysis.rankfile_fast import parse_files
     except ImportError:  # numba is the extra `fast`
         return None
-    return parse_rows
+    return parse_files
 
 
 def _split(path: Path, room: ReadRoom) -> _Text:
@@ -137,8 +148,8 @@ def _split(path: Path, room: ReadRoom) -> _Text:
     if tail > first_end and data[tail : tail + 1] == b"{":
         end = _object(data[tail:last], path, None)
         last = tail
-    body = memoryview(data)[first_end + 1 : last]
-    return _Text(path, header, tuple(columns), end, truncated, body, _count(body, b"\n"))
+    count = _count(memoryview(data)[first_end + 1 : last], b"\n")
+    return _Text(path, header, tuple(columns), end, truncated, data, first_end + 1, last, count)
 
 
 def _count(text: bytes | memoryview, character: bytes) -> int:
@@ -157,26 +168,30 @@ def _object(line: bytearray, path: Path, number: int | None) -> dict[str, Any]:
     return value
 
 
-def _read_batch(runs: Sequence[Sequence[Path]], compiled: Reader | None, room: ReadRoom) -> list[list[Found]]:
-    """Return what the files of some runs hold, those of the same columns read at once."""
-    room.clear()
+def _split_or_error(path: Path, room: ReadRoom) -> _Text | RecordError:
+    try:
+        return _split(path, room)
+    except RecordError as error:
+        return error
+
+
+def _read_batch(
+    runs: Sequence[Sequence[_Text | RecordError]], compiled: Reader | None, room: ReadRoom
+) -> list[list[Found]]:
+    """Return what the files of some runs hold, neighbours of the same columns read at once."""
     found: list[Found] = []
     texts: list[_Text] = []
-    for path in (path for paths in runs for path in paths):
-        try:
-            text = _split(path, room)
-        except RecordError as error:
+    for text in (text for each in runs for text in each):
+        if texts and (isinstance(text, RecordError) or text.columns != texts[0].columns):
             found += _rows(texts, compiled, room)
             texts = []
-            found.append(error)
-            continue
-        if texts and text.columns != texts[0].columns:
-            found += _rows(texts, compiled, room)
-            texts = []
-        texts.append(text)
+        if isinstance(text, RecordError):
+            found.append(text)
+        else:
+            texts.append(text)
     found += _rows(texts, compiled, room)
-    each = iter(found)
-    return [list(islice(each, len(paths))) for paths in runs]
+    each_found = iter(found)
+    return [list(islice(each_found, len(each))) for each in runs]
 
 
 def _rows(texts: Sequence[_Text], compiled: Reader | None, room: ReadRoom) -> list[Found]:
@@ -188,10 +203,14 @@ def _rows(texts: Sequence[_Text], compiled: Reader | None, room: ReadRoom) -> li
     if compiled is not None:
         values = room.numbers(width, sum(text.num_rows for text in texts))
         start = 0
-        for slot, text in enumerate(texts):
-            if compiled(text.body, values, start, text.num_rows):
-                found[slot] = _record(text, values[:, start : start + text.num_rows].T)
-            start += text.num_rows
+        for _, own in groupby(enumerate(texts), key=lambda item: id(item[1].data)):
+            slots = [slot for slot, _ in own]
+            places = [(texts[slot].start, texts[slot].stop, texts[slot].num_rows) for slot in slots]
+            for slot, good in zip(slots, compiled(texts[slots[0]].data, places, values, start), strict=True):
+                stop = start + texts[slot].num_rows
+                if good:
+                    found[slot] = _record(texts[slot], values[:, start:stop].T)
+                start = stop
     rest = [slot for slot, record in enumerate(found) if record is None]
     table = _fast([texts[slot] for slot in rest], width) if rest else None
     start = 0

@@ -5,6 +5,7 @@ Used for large studies only: numba takes longer to import than a small study tak
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,20 +18,22 @@ _MAX_WHOLE = np.uint64(2**53)
 _LAST_SAFE = np.uint64((2**53 - 10) // 10)  # one more digit still fits
 
 
-def parse_rows(body: bytes | memoryview, out: Any, first: int, count: int) -> bool:
-    """Read lines such as ``[0, 1, null, 0.25]`` into ``out``; False unless every line is exactly one such row.
+def parse_files(data: bytearray, places: Sequence[tuple[int, int, int]], out: Any, first: int) -> list[bool]:
+    """Read lines such as ``[0, 1, null, 0.25]`` of some files; False for a file unless each line is exactly such a row.
 
     Args:
-        body: Whole lines.
+        data: Text that holds the lines of all files.
+        places: Per file, where in it its lines begin and end, and how many there should be.
         out: Where the values go, shape (columns, rows), contiguous; null becomes NaN.
-        first: The row of ``out`` that the first line becomes.
-        count: How many lines there should be.
+        first: The row of ``out`` that the first line of the first file becomes; the others follow.
 
     False says only that this reading does not fit: numbers of more than 15 digits, for instance, are for another one.
     """
-    text = np.frombuffer(body, dtype=np.uint8)
-    text.flags.writeable = False  # to numba another type: one of them is compiled
-    return bool(_parse(text, out, first, count, _POWERS))
+    text = np.frombuffer(data, dtype=np.uint8)
+    text.flags.writeable = False
+    good = np.zeros(len(places), dtype=np.bool_)
+    _parse_files(text, np.array(places, dtype=np.int64).reshape(-1, 3), out, first, _POWERS, good)
+    return good.tolist()
 
 
 @njit(cache=True, nogil=True)
@@ -108,3 +111,11 @@ def _parse(text: Any, out: Any, first: int, count: int, powers: Any) -> bool:
             return False
         i += 1
     return i == length
+
+
+@njit(cache=True, nogil=True)
+def _parse_files(text: Any, places: Any, out: Any, first: int, powers: Any, good: Any) -> None:
+    for number in range(len(places)):
+        start, stop, count = places[number]
+        good[number] = _parse(text[start:stop], out, first, count, powers)
+        first += count

@@ -6,7 +6,6 @@ longer than reading and parsing it.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -22,36 +21,44 @@ class ReadRoom:
 
     def __init__(self) -> None:
         self._text = bytearray()
-        self._text_used = 0
+        self._text_used = self._text_wanted = 0
         self._numbers: npt.NDArray[np.float64] = np.empty(0)
-        self._numbers_used = 0
+        self._numbers_used = self._numbers_wanted = 0
 
     def clear(self) -> None:
-        """Take back everything: the next batch is written over it."""
-        self._text_used = self._numbers_used = 0
+        """Take back everything: the next batch is written over it, and has room for as much as this one had."""
+        if self._text_wanted > len(self._text):
+            self._text = bytearray(self._text_wanted * 5 // 4)
+        if self._numbers_wanted > self._numbers.size:
+            self._numbers = np.empty(self._numbers_wanted * 5 // 4)
+        self._text_used = self._text_wanted = self._numbers_used = self._numbers_wanted = 0
 
     def text(self, path: Path) -> tuple[bytearray, int, int]:
         """Return a buffer and where in it the file lies (first, last excluded); RecordError if it cannot be read."""
+        first = stop = self._text_used
         try:
+            # Few calls to the system: after each, a thread waits until it gets the interpreter's lock again.
             with open(path, "rb", buffering=0) as stream:
-                size = os.fstat(stream.fileno()).st_size
-                if len(self._text) - self._text_used < size:  # what lies in the old one is kept by who uses it
-                    self._text, self._text_used = bytearray(max(_TEXT_BYTES, 2 * size)), 0
-                first = stop = self._text_used
-                with memoryview(self._text) as view:
-                    while stop < first + size:
-                        length = stream.readinto(view[stop : first + size])
-                        if not length:  # the file has become shorter
-                            break
-                        stop += length
+                while True:
+                    if stop == len(self._text):  # what lies in the old buffer is kept by who uses it
+                        begun = self._text[first:stop]
+                        self._text = begun + bytearray(max(_TEXT_BYTES, 2 * len(begun)))
+                        first, stop = 0, len(begun)
+                    with memoryview(self._text) as view:
+                        length = stream.readinto(view[stop:])
+                    stop += length or 0
+                    if stop < len(self._text):  # a file on disk that fills less than it may has ended
+                        break
         except OSError as error:
             raise RecordError(f"{path}: cannot be read ({error.strerror})") from error
         self._text_used = stop
+        self._text_wanted += stop - first + 1
         return self._text, first, stop
 
     def numbers(self, width: int, count: int) -> npt.NDArray[np.float64]:
         """Return an array of shape (width, count), its values undefined."""
         size = width * count
+        self._numbers_wanted += size
         if self._numbers.size - self._numbers_used < size:
             self._numbers, self._numbers_used = np.empty(max(_NUMBERS, 2 * size)), 0
         first = self._numbers_used

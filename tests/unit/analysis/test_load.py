@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paceline.analysis import rankfile
+from paceline.analysis import rankfile, readroom
 from paceline.analysis.load import load_study
 from paceline.analysis.rankfile import RankFile, read_runs
 from paceline.analysis.rankfile_careful import rows_line_by_line
-from paceline.analysis.rankfile_fast import parse_rows
+from paceline.analysis.rankfile_fast import parse_files
 from paceline.analysis.readroom import ReadRoom
 from paceline.bench.errors import RecordError
 from paceline.bench.record import ITERATION_COLUMNS
@@ -246,21 +246,25 @@ numbers = st.one_of(
 )
 
 
+def parses(body: str, out: np.ndarray) -> bool:
+    (good,) = parse_files(bytearray(b"[0]" + body.encode() + b"]"), [(3, 3 + len(body), out.shape[1])], out, 0)
+    return good
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(numbers, numbers, numbers), min_size=1, max_size=8), st.booleans())
 def test_compiled_reading_is_exact(rows: list[tuple[float | None, ...]], spaced: bool) -> None:
     body = "".join(json.dumps(list(row), separators=(", ", ":") if spaced else (",", ":")) + "\n" for row in rows)
     out = np.full((3, len(rows)), 7.0)
-    if parse_rows(body.encode(), out, 0, len(rows)):  # numbers of many digits are for the other reader
+    if parses(body, out):  # numbers of many digits are for the other reader
         np.testing.assert_array_equal(out.T, np.array(rows, dtype=np.float64))
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text("[]{}0123456789.,-+eEnulN \n", max_size=60))
 def test_compiled_reading_takes_nothing_but_rows(text: str) -> None:
-    body = text.encode()
     out = np.empty((2, text.count("\n")))
-    if parse_rows(body, out, 0, out.shape[1]):
+    if parses(text, out):
         np.testing.assert_array_equal(out.T.tolist(), [[np.nan if v is None else v for v in json.loads(line)]
                                                        for line in text.splitlines()])  # fmt: skip
 
@@ -287,7 +291,7 @@ def test_compiled_reading_takes_nothing_but_rows(text: str) -> None:
     ],
 )
 def test_what_compiled_reading_leaves_to_others(text: str, fits: bool) -> None:
-    assert parse_rows(text.encode(), np.empty((2, 1)), 0, 1) is fits
+    assert parses(text, np.empty((2, 1))) is fits
 
 
 def test_compiled_and_plain_reading_give_the_same_study(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,8 +308,9 @@ def test_many_batches_keep_their_order(study: Path, monkeypatch: pytest.MonkeyPa
     """Memory is used again for later batches: no row of an earlier one may change, on any path."""
     _text_in_row(run_of(study, 2, 0).rank_jsonl(0))
     whole = load_study(study)
-    for compiled_from, files in ((1, 1), (10**9, 1), (1, 3)):
+    for compiled_from, files, text in ((1, 1, 1), (10**9, 1, 10**6), (1, 3, 1), (1, 9, 10_000), (1, 3, 10**6)):
         monkeypatch.setattr(rankfile, "COMPILED_FROM_BYTES", compiled_from)
+        monkeypatch.setattr(readroom, "_TEXT_BYTES", text)  # a batch in one buffer or in several
         monkeypatch.setattr(rankfile, "_BATCH_FILES", files)
         used = load_study(study)
         pd.testing.assert_frame_equal(used.runs, whole.runs)
@@ -359,6 +364,7 @@ def test_room_is_used_again(tmp_path: Path) -> None:
     two.fill(2)
     assert (one == 1).all() and one.flags.c_contiguous
     room.clear()
-    assert room.text(tmp_path / "a")[0] is other
+    roomy = room.text(tmp_path / "a")[0]
+    assert room.text(tmp_path / "b")[0] is roomy  # now there is room for both
     with pytest.raises(RecordError, match="cannot be read"):
         room.text(tmp_path / "none")
