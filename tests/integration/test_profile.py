@@ -1,4 +1,4 @@
-"""`paceline profile` with real Isaac Lab on CPU ranks: under the real nsys, and with torch.profiler without it.
+"""`paceline profile` with real Isaac Lab on CPU ranks, through a real Slurm: under the real nsys, and without it.
 
 There is no GPU here, so the traces hold ranges and no CUDA.
 """
@@ -20,8 +20,19 @@ from paceline.bench.profile import cases_of
 from paceline.bench.rundir import StudyDir, read_json
 from paceline.profiling import nsys
 
+from tests.conftest import SlurmCluster
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
+# Two nodes of one rank each: as many reports.
+SITE = """
+schema: paceline.cluster/1
+name: testsite
+scheduler: slurm
+gpus_per_node: 8
+exclusive: true
+time_limit_min: 10
+"""
 RANGES = {"iteration", "rollout", "env_step", "physics", "inference", "update", "minibatch"}
 TOKEN = "planted-token-0d5e1b"
 
@@ -38,17 +49,23 @@ def tool(repository: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("profile") / "study"
+    folder = tmp_path_factory.mktemp("profile")
+    (folder / "site.yaml").write_text(SITE)
+    return folder / "study"
 
 
-def profile(paceline: Path, study: Path, *options: str, path: str) -> subprocess.CompletedProcess[str]:
-    small = ("num_envs=64", "horizon=8", "num_epochs=1", "num_minibatches=2", "world_sizes=1,2")
-    settings = [word for pair in small for word in ("--set", pair)]
+def profile(
+    paceline: Path, slurm: SlurmCluster, study: Path, *options: str, path: str
+) -> subprocess.CompletedProcess[str]:
+    small = ("device=cpu", "num_envs=64", "horizon=8", "num_epochs=1", "num_minibatches=2", "world_sizes=1,2")
+    settings = [word for pair in (*small, "num_nodes=2") for word in ("--set", pair)]
+    where: list[str | Path] = ["--cluster", study.with_name("site.yaml"), "--folder", study]
     return subprocess.run(
-        [paceline, "profile", "strong_scaling", *settings, "--folder", study, "--iterations", "1:3", *options],
+        [paceline, "profile", "strong_scaling", *settings, *where, "--iterations", "1:3", *options],
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        env={**os.environ, "PATH": path, "MY_API_TOKEN": TOKEN},
+        env={**slurm.environment, "PATH": path, "MY_API_TOKEN": TOKEN},
         timeout=900,
         check=False,
     )
@@ -60,12 +77,15 @@ def ranges_of(report: Path) -> dict[tuple[str, int], dict[str, Any]]:
 
 
 @pytest.mark.isaaclab
-def test_under_nsys(paceline: Path, study: Path, tool: Path, jobs_environment: Path) -> None:
-    done = profile(paceline, study, "--gpus", "2", path=f"{tool.parent}:{os.environ['PATH']}")
+@pytest.mark.slurm
+def test_under_nsys_on_two_nodes(
+    paceline: Path, slurm: SlurmCluster, study: Path, tool: Path, jobs_environment: Path
+) -> None:
+    done = profile(paceline, slurm, study, "--gpus", "2", path=f"{tool.parent}:{os.environ['PATH']}")
     assert done.returncode == 0, done.stdout + done.stderr
     report = study / "profile" / "2-cpu-ranks-1-3"
     assert done.stdout.splitlines()[-1] == str(report / "trace.html")
-    assert "2 CPU ranks, profiled: running" in done.stderr  # progress
+    assert "2 CPU ranks on 2 nodes, profiled: running" in done.stderr  # progress
     rows = ranges_of(report)
     assert {name for name, _ in rows} >= RANGES | {"communication"}
     for rank in (0, 1):
@@ -78,16 +98,26 @@ def test_under_nsys(paceline: Path, study: Path, tool: Path, jobs_environment: P
     assert (facts["profiler"], facts["cuda"], facts["note"], facts["problems"]) == ("nsys", False, None, [])
     # What nsys recorded besides is gone: the export holds no token, and the raw one is removed.
     assert not list(run.profile.glob("*.sqlite"))
-    with trace.unpacked(report / "node-0.sqlite.xz") as plain:
-        assert TOKEN.encode() not in plain.read_bytes()
+    # One report per node, and one rank in each.
+    assert sorted(path.name for path in run.profile.glob("*.nsys-rep")) == ["nsys-0.nsys-rep", "nsys-1.nsys-rep"]
+    kept = sorted(report.glob("*.sqlite.xz"))
+    assert [path.name for path in kept] == ["node-0.sqlite.xz", "node-1.sqlite.xz"]
+    found = [{row["rank"] for row in trace.analyse(path).ranges} for path in kept]
+    assert sorted(found, key=min) == [{0}, {1}]
+    for path in kept:
+        with trace.unpacked(path) as plain:
+            assert TOKEN.encode() not in plain.read_bytes()
     warnings = json.loads((report / "trace.json").read_text())["warnings"]
     assert "CPU ranks: the trace has the ranges of the host, and no CUDA" in warnings
 
 
 @pytest.mark.isaaclab
-def test_without_nsys_torch_profiler_fills_in(paceline: Path, study: Path, jobs_environment: Path) -> None:
+@pytest.mark.slurm
+def test_without_nsys_torch_profiler_fills_in(
+    paceline: Path, slurm: SlurmCluster, study: Path, jobs_environment: Path
+) -> None:
     plain = [folder for folder in os.environ["PATH"].split(":") if not Path(folder, "nsys").exists()]
-    done = profile(paceline, study, "--gpus", "1", path=":".join(plain))
+    done = profile(paceline, slurm, study, "--gpus", "1", path=":".join(plain))
     assert done.returncode == 0, done.stdout + done.stderr
     (line,) = (line for line in done.stderr.splitlines() if "torch.profiler" in line)
     assert line.startswith("1 CPU rank, profiled: nsys is not installed on ")
@@ -97,7 +127,7 @@ def test_without_nsys_torch_profiler_fills_in(paceline: Path, study: Path, jobs_
     assert rows["iteration", 0]["wall_s"] > rows["rollout", 0]["wall_s"] + rows["update", 0]["wall_s"]
     # Again: nothing runs, both sizes are there, and the report puts them side by side.
     started = time.monotonic()
-    again = profile(paceline, study, path=":".join(plain))
+    again = profile(paceline, slurm, study, path=":".join(plain))
     assert again.returncode == 0, again.stdout + again.stderr
     assert time.monotonic() - started < 30
     assert again.stdout.splitlines()[-1] == str(study / "profile" / "1-vs-2-cpu-ranks-1-3" / "trace.html")
