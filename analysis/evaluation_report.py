@@ -80,7 +80,9 @@ def verdicts(rankings: Sequence[Ranking]) -> list[str]:
                 f"(p = {max(r.p_values[label] for label in r.ties):.2g}): a tie."
             )
         else:
-            found.append(f"Best by {r.measure}: {r.order[0]} (p = {max(r.p_values.values()):.1g} against the others).")
+            p = max(r.p_values.values())
+            chance = f"p = {p:.1g}" if p >= 1e-4 else "p < 0.0001"
+            found.append(f"Best by {r.measure}: {r.order[0]} ({chance} against the others).")
     return [f"- {sentence}" for sentence in found] or ["- One checkpoint, or none in common: nothing to rank."]
 
 

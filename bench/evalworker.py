@@ -21,6 +21,7 @@ from typing import Any
 
 from paceline.bench.checkpointcontents import network_mismatch
 from paceline.bench.rankfile import one_line
+from paceline.profiling.nvml import Nvml
 
 EVALUATION_SCHEMA = "paceline.evaluation/1"
 _WARM_UP_STEPS = 1
@@ -135,10 +136,14 @@ def reset_states(policy: Any, done: Any) -> None:
 
 
 class _DeviceMemory:
-    """Most device memory of this process's GPU that was in use by all its processes, above what was when it began."""
+    """Most device memory of this process's GPU that was in use by all its processes, above what was when it began.
 
-    before_bytes: int | None = None
-    """In use before this process touched the GPU."""
+    Both values are NVML's. CUDA counts without what the driver reserves (half a GB on some GPUs), so a difference
+    between the two would be too small by that.
+    """
+
+    gpu: _Gpu | None = None
+    """Set before this process touches the GPU; None on the CPU, or if NVML does not tell."""
 
     def __init__(self, device: str) -> None:
         self._cuda = device.startswith("cuda")
@@ -146,13 +151,43 @@ class _DeviceMemory:
         self.look()
 
     def look(self) -> None:
-        """Take note of the memory in use now."""
-        if self._cuda:
+        """Take note of the memory in use now; without NVML all of it, which errs to the safe side."""
+        if not self._cuda:
+            return
+        used = self.gpu.used_bytes() if self.gpu is not None else None
+        if used is not None and self.gpu is not None:
+            used -= self.gpu.before_bytes
+        else:
             import torch
 
             free, total = torch.cuda.mem_get_info()
-            used = total - free - (self.before_bytes or 0)
-            self.peak_bytes = max(self.peak_bytes or 0, used)
+            used = total - free
+        self.peak_bytes = max(self.peak_bytes or 0, used)
+
+
+class _Gpu:
+    """The first GPU that this process may use, as NVML sees it."""
+
+    def __init__(self, nvml: Any, gpu: Any) -> None:
+        self._nvml, self._gpu = nvml, gpu
+        self.before_bytes = self.used_bytes() or 0
+
+    def used_bytes(self) -> int | None:
+        """Return the bytes in use by all processes and the driver; None if NVML does not tell."""
+        used = self._nvml.sample(self._gpu)["memory_used_bytes"]
+        return None if used is None else int(used)
+
+    @classmethod
+    def visible(cls) -> _Gpu | None:
+        """Return it, None without NVML."""
+        try:
+            import pynvml
+
+            nvml = Nvml(pynvml)
+        except Exception:  # not installed, or no driver
+            return None
+        found = nvml.of_job(os.environ.get("CUDA_VISIBLE_DEVICES"), 1)
+        return cls(nvml, found[0]) if found else None
 
 
 def _success(extras: Any) -> float | None:
@@ -227,8 +262,7 @@ def _play(cell: dict[str, Any], player: Player, output: Path) -> None:
 
     torch.set_num_threads(threads)
     if cell["device"].startswith("cuda"):
-        free, total = _memory_before()
-        _DeviceMemory.before_bytes = total - free
+        _DeviceMemory.gpu = _Gpu.visible()
     import warp
     from isaaclab.benchmark import stepping
     from isaaclab.benchmark.dispatch import run_benchmark_cli
@@ -236,24 +270,6 @@ def _play(cell: dict[str, Any], player: Player, output: Path) -> None:
     warp.config.enable_backward = False
     stepping.run_play_loop = player.play
     run_benchmark_cli(["play", *arguments(cell, output)])
-
-
-def _memory_before() -> tuple[int, int]:
-    """Return free and total bytes of the GPU before this process has a context on it (NVML); (0, 0) if not known."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() or "0"
-        handle = (
-            pynvml.nvmlDeviceGetHandleByIndex(int(visible))
-            if visible.isdigit()
-            else pynvml.nvmlDeviceGetHandleByUUID(visible)
-        )
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-        return int(memory.free), int(memory.total)
-    except Exception:  # no NVML: the whole memory in use is taken for ours, which errs to the safe side
-        return 0, 0
 
 
 if __name__ == "__main__":
