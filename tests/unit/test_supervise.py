@@ -116,7 +116,7 @@ def test_a_stall_is_ended(run: RunDir) -> None:
     assert ended is not None and ended.reason.startswith("no rank has recorded anything for")
     assert 3540 < ended.saved_s < 3598, "the rest of the hour"
     count, hours = watchdog.saved([run, RunDir(run.path.with_name("attempt-2"))])
-    assert (count, hours) == (1, pytest.approx(ended.saved_s / 3600))
+    assert count == 1 and hours == pytest.approx(ended.saved_s / 3600)
     result = sentinel.judge(run, CASE)
     assert result.extra["watchdog"] == {"reason": ended.reason, "saved_rank_hours": pytest.approx(hours, abs=1e-4)}
 
