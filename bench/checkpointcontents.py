@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,6 +71,9 @@ def read_contents(path: Path) -> Contents:
 
 
 ANOTHER_NETWORK = "holds another network than the task's settings make"
+_MISMATCH = re.compile(
+    r"copying a param with shape torch\.Size\((.*?)\) from checkpoint, the shape in current model is torch\.Size\((.*?)\)\.?"
+)
 
 
 def network_mismatch(path: str, error: BaseException) -> str | None:
@@ -78,6 +82,7 @@ def network_mismatch(path: str, error: BaseException) -> str | None:
     if "loading state_dict" not in text:
         return None
     detail = next((line.strip() for line in text.splitlines()[1:] if line.strip()), "")
+    detail = _MISMATCH.sub(r"\1 in the checkpoint, \2 in the model", detail)  # short: the path may be long
     return f"{path} {ANOTHER_NETWORK}: {detail}"[:400]
 
 

@@ -210,5 +210,5 @@ def test_a_network_that_does_not_fit_is_one_line() -> None:
     said = network_mismatch("/runs/model_9.pt", RuntimeError("\n".join(lines)))
     assert said is not None and "\n" not in said
     assert said.startswith(f"/runs/model_9.pt {ANOTHER_NETWORK}: size mismatch for 0.weight: ")
-    assert said.endswith("is torch.Size([16, 4]).")
+    assert said.endswith(": [32, 4] in the checkpoint, [16, 4] in the model")
     assert network_mismatch("/runs/model_9.pt", ValueError("something else")) is None
