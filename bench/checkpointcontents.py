@@ -72,7 +72,8 @@ def read_contents(path: Path) -> Contents:
 
 ANOTHER_NETWORK = "holds another network than the task's settings make"
 _MISMATCH = re.compile(
-    r"copying a param with shape torch\.Size\((.*?)\) from checkpoint, the shape in current model is torch\.Size\((.*?)\)\.?"
+    r"copying a param with shape torch\.Size\((.*?)\) from checkpoint, "
+    r"the shape in current model is torch\.Size\((.*?)\)\.?"
 )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -141,6 +143,19 @@ class SlurmCluster:
         """Return the state of each job that the controller knows, by job id."""
         rows = self.run("squeue", "--noheader", "--states=all", "--format=%A %T").split("\n")
         return dict(row.split() for row in rows if row)
+
+    def kill(self, job: str) -> int:
+        """Kill every process of a job at once, its script too, as a node does that is lost; return how many."""
+        marks = {f"SLURM_JOB_ID={job}", f"SLURM_CONF={self.environment['SLURM_CONF']}"}
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # gone in the meantime
+                if marks <= set((process / "environ").read_text(errors="replace").split("\0")):
+                    found.append(int(process.name))
+        for pid in found:  # found first, so that none of them sees another one die and tidies up
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return len(found)
 
 
 def slurm_cluster(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
@@ -147,18 +146,6 @@ def active(site: Site) -> list[str]:
     return [job for job, state in site.cluster.jobs().items() if state in unfinished]
 
 
-def kill_at_once(site: Site, job: str) -> None:
-    """Kill every process of a job, its script too, as a node does that runs out of memory."""
-    marks = {f"SLURM_JOB_ID={job}", f"SLURM_CONF={site.cluster.environment['SLURM_CONF']}"}
-    killed = 0
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # gone in the meantime
-            if marks <= set((process / "environ").read_text(errors="replace").split("\0")):
-                os.kill(int(process.name), signal.SIGKILL)
-                killed += 1
-    assert killed >= 4, "a job script, torchrun and two ranks"
-
-
 def runs(folder: Path) -> list[Path]:
     return sorted(folder.glob("runs/*/attempt-*"))
 
@@ -260,7 +247,7 @@ def test_retry_after_a_killed_job(slurm_with_accounting: Any, site_on: Callable[
 
     victim = wait_for(training_with_two_ranks, 600, "the run with two ranks")
     job = json.loads((victim / "launch.json").read_text())["job_id"]
-    kill_at_once(site, job)
+    assert site.cluster.kill(job) >= 4, "a job script, torchrun and two ranks"
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 1, output
     states = {row["case_id"]: row for row in site.status(folder)}
