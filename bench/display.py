@@ -85,9 +85,7 @@ class Display(Screen):
                 case_label(status),
                 Text(status.state, style=_STYLES[status.state]),
                 f"{status.iterations_done}/{status.case.iterations}" if status.attempt else "",
-                bar(status.iterations_done / status.case.iterations)
-                if status.state == "running"
-                else Text(note(status), style="dim", overflow="ellipsis"),
+                _detail(status),
             )
         return table
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from paceline.bench.checkpointcontents import network_mismatch
 from paceline.bench.rankfile import one_line
-from paceline.profiling.nvml import Nvml
+from paceline.profiling.nvml import Gpu, Nvml, open_nvml
 
 EVALUATION_SCHEMA = "paceline.evaluation/1"
 _WARM_UP_STEPS = 1
@@ -154,10 +154,8 @@ class _DeviceMemory:
         """Take note of the memory in use now; without NVML all of it, which errs to the safe side."""
         if not self._cuda:
             return
-        used = self.gpu.used_bytes() if self.gpu is not None else None
-        if used is not None and self.gpu is not None:
-            used -= self.gpu.before_bytes
-        else:
+        used = self.gpu.grown_bytes() if self.gpu is not None else None
+        if used is None:
             import torch
 
             free, total = torch.cuda.mem_get_info()
@@ -168,26 +166,21 @@ class _DeviceMemory:
 class _Gpu:
     """The first GPU that this process may use, as NVML sees it."""
 
-    def __init__(self, nvml: Any, gpu: Any) -> None:
+    def __init__(self, nvml: Nvml, gpu: Gpu) -> None:
         self._nvml, self._gpu = nvml, gpu
-        self.before_bytes = self.used_bytes() or 0
+        self._before_bytes = nvml.memory_used_bytes(gpu) or 0
 
-    def used_bytes(self) -> int | None:
-        """Return the bytes in use by all processes and the driver; None if NVML does not tell."""
-        used = self._nvml.sample(self._gpu)["memory_used_bytes"]
-        return None if used is None else int(used)
+    def grown_bytes(self) -> int | None:
+        """Return how much more memory is in use than when this was made; None if NVML does not tell."""
+        used = self._nvml.memory_used_bytes(self._gpu)
+        return None if used is None else used - self._before_bytes
 
     @classmethod
     def visible(cls) -> _Gpu | None:
         """Return it, None without NVML."""
-        try:
-            import pynvml
-
-            nvml = Nvml(pynvml)
-        except Exception:  # not installed, or no driver
-            return None
-        found = nvml.of_job(os.environ.get("CUDA_VISIBLE_DEVICES"), 1)
-        return cls(nvml, found[0]) if found else None
+        nvml = open_nvml()
+        found = nvml.of_job(os.environ.get("CUDA_VISIBLE_DEVICES"), 1) if nvml is not None else []
+        return cls(nvml, found[0]) if nvml is not None and found else None
 
 
 def _success(extras: Any) -> float | None:

@@ -15,6 +15,8 @@ from paceline.bench.errors import LaunchError, StudyError
 from paceline.bench.preset import Preset
 
 _PROBE_S = 300.0
+_NEEDED_BY = {"wandb": "wandb", "prometheus_client": "metrics_port"}
+"""Key of a preset that needs an optional package, by package."""
 # Where the two trainers keep the numbers that planning needs.
 _NUMBERS = {
     "rsl_rl": {
@@ -85,17 +87,16 @@ def check(preset: Preset, python: str) -> Checked:
 
 def packages(preset: Preset) -> list[str]:
     """Return the optional packages that a preset needs in the jobs' Python; Paceline installs none of them."""
-    wanted = {"wandb": preset.wandb is not None, "prometheus_client": preset.metrics_port is not None}
-    return [name for name, is_wanted in wanted.items() if is_wanted]
+    return [name for name, key in _NEEDED_BY.items() if getattr(preset, key) is not None]
 
 
 def require_packages(preset: Preset, checked: Checked, python: str) -> None:
     """Raise StudyError if a package that the preset needs is missing."""
-    reasons = {"wandb": "wandb", "prometheus_client": "metrics_port"}
     for name in checked.missing:
+        key = _NEEDED_BY[name]
         raise StudyError(
-            f"preset {preset.name}: {reasons[name]}: needs {name}, which the jobs' Python does not have; install it "
-            f"with `uv pip install --python {python} {name}`, or remove {reasons[name]} from the preset"
+            f"preset {preset.name}: {key}: needs {name}, which the jobs' Python does not have; install it "
+            f"with `uv pip install --python {python} {name}`, or remove {key} from the preset"
         )
 
 

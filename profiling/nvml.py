@@ -128,14 +128,13 @@ class Nvml:
         """Return the present value of every counter of a GPU, without its processes."""
         nvml, handle = self._pynvml, gpu.handle
         utilization = None if gpu.mig else self._ask(nvml.nvmlDeviceGetUtilizationRates, handle)
-        memory = self._ask(nvml.nvmlDeviceGetMemoryInfo, gpu.mig or handle)
         # Power and energy are the whole GPU's: said for an instance, they would be counted once for each.
         power = None if gpu.mig else self._ask(nvml.nvmlDeviceGetPowerUsage, handle)
         energy = None if gpu.mig else self._ask(nvml.nvmlDeviceGetTotalEnergyConsumption, handle)
         return {
             "uuid": gpu.uuid,
             "util_pct": utilization.gpu if utilization is not None else None,
-            "memory_used_bytes": memory.used if memory is not None else None,
+            "memory_used_bytes": self.memory_used_bytes(gpu),
             "temperature_c": self._ask(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
             "power_w": _thousandth(power),
             "energy_j": _thousandth(energy),
@@ -143,6 +142,11 @@ class Nvml:
             "memory_clock_mhz": self._ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_MEM),
             "throttle": self._throttle(handle),
         }
+
+    def memory_used_bytes(self, gpu: Gpu) -> int | None:
+        """Return the device memory in use by all processes and the driver."""
+        memory = self._ask(self._pynvml.nvmlDeviceGetMemoryInfo, gpu.mig or gpu.handle)
+        return None if memory is None else int(memory.used)
 
     def processes(self, gpu: Gpu) -> list[int] | None:
         """Return the process ids that compute on a GPU, as the host numbers them; None if it does not tell."""
