@@ -25,7 +25,7 @@ _OVERFLOW_WORDS = (
     "exceeded MJWarp limit",
     "buffer overflowed",
     "maxNbContactDataBlocks",
-    "hashtable insert failures",
+    "Contact reduction hashtable",
     "overflow - please increase",
 )
 # torchrun and Isaac Lab put the rank before a line; our own errors have a module path before their name.
@@ -67,9 +67,9 @@ class LogFindings:
             return None
         told = []
         for each in self.overflows:
-            size = f" needs at least {each.needed}" if each.needed is not None else ""
+            size = f": it needs at least {each.needed}" if each.needed is not None else ""
             name = f" ({each.setting})" if each.setting and each.setting.rpartition(".")[2] != each.buffer else ""
-            told.append(f"{each.buffer} buffer overflow: it{size}{name}, told {each.count} time(s)")
+            told.append(f"{each.buffer} buffer overflow{size}{name}, {each.count} messages")
         return shorten("; ".join(told))
 
     def root_cause(self, cause: Cause) -> Cause:
@@ -94,8 +94,9 @@ def read_log(path: Path, num_envs_per_rank: int) -> LogFindings:
 def _overflows(lines: Mapping[str, int], num_envs_per_rank: int) -> tuple[Overflow, ...]:
     """Return one entry per buffer: largest size asked for, first text, number of texts."""
     found: dict[str, Overflow] = {}
+    context = [line for line in lines if overflow.is_context(line)][:1]
     for line, count in lines.items():
-        for each in overflow.scan([line], num_envs_per_rank).overflows:
+        for each in overflow.scan([*context, line], num_envs_per_rank).overflows:
             before = found.get(each.buffer)
             if before is None:
                 found[each.buffer] = replace(each, count=count)

@@ -51,6 +51,7 @@ _SETTINGS = {
     "njmax": "solver_cfg.njmax",
     "newton triangle pair": "collision_cfg.max_triangle_pairs",
     "newton contact": "collision_cfg.rigid_contact_max",
+    "newton contact reduction hashtable": "collision_cfg.max_triangle_pairs",
 }
 _CONFIG = r"Px[Gg]p?u?DynamicsMemoryConfig::"
 _TEXTS = tuple(
@@ -70,13 +71,19 @@ _TEXTS = tuple(
         r"Warning: (?P<newton>Contact reduction hashtable) insert failures \d+",
     )
 )
+# Newton sizes this table by max_triangle_pairs, whose quarter it holds (newton 1.6, contact_reduction_global.py). What
+# is told when it is full is how many entries found no place, but its size is in the warnings that come before.
+_TABLE_SIZE = re.compile(r"Contact reduction hashtable fill ratio exceeded \d+% \(\d+ / (\d+)\)")
+_TRIANGLE_PAIRS_PER_ENTRY = 4
 _OUT_OF_MEMORY = re.compile(
     r"PxgCudaDeviceMemoryAllocator fail to allocate memory|OutOfMemoryError|CUDA out of memory"
     r"|CUDA error(?: \d+)?: (?:out of memory|cudaErrorMemoryAllocation)|cudaErrorMemoryAllocation - out of memory"
     r"|Failed to allocate \d+ bytes on device 'cuda|Out of GPU memory allocating resource|ERROR_OUT_OF_DEVICE_MEMORY"
     r"|CUBLAS_STATUS_ALLOC_FAILED|Unable to create PxCudaContextManager|Failed to get primary context of requested CUDA"
 )
-_INTERESTING = re.compile(rb"overflow|DynamicsMemoryConfig|exceeded MJWarp|emory|MEMORY|ALLOC|allocate|primary context")
+_INTERESTING = re.compile(
+    rb"overflow|hashtable|DynamicsMemoryConfig|exceeded MJWarp|emory|MEMORY|ALLOC|allocate|primary context"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +114,11 @@ def scan(lines: Iterable[str], num_envs_per_rank: int) -> LogFindings:
     """
     found: dict[str, Overflow] = {}
     memory: str | None = None
+    table = 0
     for line in lines:
+        if size := _TABLE_SIZE.search(line):
+            table = max(table, int(size[1]))
+            continue
         if memory is None and _OUT_OF_MEMORY.search(line):
             memory = " ".join(line.split())[:300]
         match = next(filter(None, (text.search(line) for text in _TEXTS)), None)
@@ -115,7 +126,7 @@ def scan(lines: Iterable[str], num_envs_per_rank: int) -> LogFindings:
             continue
         values = match.groupdict()
         buffer = values.get("buffer") or f"Newton {values['newton'].lower()}"
-        needed = _needed(values, num_envs_per_rank)
+        needed = _needed(values, num_envs_per_rank, table)
         before = found.get(buffer)
         found[buffer] = Overflow(
             buffer=buffer,
@@ -127,12 +138,19 @@ def scan(lines: Iterable[str], num_envs_per_rank: int) -> LogFindings:
     return LogFindings(overflows=tuple(found.values()), out_of_memory=memory)
 
 
-def _needed(values: Mapping[str, str | None], num_envs_per_rank: int) -> int | None:
-    """Return the size that a message asks for, None if it names none."""
+def is_context(line: str) -> bool:
+    """Return whether a line reports no overflow but says how large a buffer is: it goes before those that do."""
+    return _TABLE_SIZE.search(line) is not None
+
+
+def _needed(values: Mapping[str, str | None], num_envs_per_rank: int, table: int) -> int | None:
+    """Return the size that a message asks for, None if it names none; twice the table if Newton's hashtable is full."""
     if needed := values.get("needed"):
         return int(needed)
     if total := values.get("total"):  # Newton counts the contacts of all environments, its setting those of one
         return math.ceil(int(total) / num_envs_per_rank)
+    if values.get("newton") and table:
+        return 2 * _TRIANGLE_PAIRS_PER_ENTRY * table
     return None
 
 
