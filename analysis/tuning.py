@@ -4,7 +4,8 @@
     learning  A_variant - A_baseline over the same pairs, which share their seeds. A: area under the reward curve, per
               iteration. In parentheses the noise between seeds: the standard deviation of A over the baseline's repeats
 
-Learning is the same if the 95 % interval of the difference (Student's t over the pairs) includes none. Even with one
+Learning is the same if the 95 % interval of the difference (Student's t over the pairs) includes none, or lies within
+the noise between seeds altogether: what another seed does as well is no change of the learning problem. Even with one
 seed two runs on a GPU drift apart: sums are not taken in the same order twice.
 """
 
@@ -172,14 +173,10 @@ def compare_learning(
     if len(shared) < 2:
         return Learning(difference=middle, low=None, high=None, seed_noise=None, verdict="not judged")
     half = t_quantile(len(shared) - 1) * float(differences.std(ddof=1)) / math.sqrt(len(shared))
-    same = abs(middle) <= half or not differences.any()
-    return Learning(
-        difference=middle,
-        low=middle - half,
-        high=middle + half,
-        seed_noise=float(first.std(ddof=1)),
-        verdict="same" if same else "differs",
-    )
+    low, high = middle - half, middle + half
+    seed_noise = float(first.std(ddof=1))
+    same = low <= 0 <= high or max(-low, high) <= seed_noise
+    return Learning(difference=middle, low=low, high=high, seed_noise=seed_noise, verdict="same" if same else "differs")
 
 
 def sentences(results: Sequence[VariantResult]) -> list[str]:
@@ -201,9 +198,11 @@ def sentences(results: Sequence[VariantResult]) -> list[str]:
         )
     changed = [_where(r) for r in results if r.learning is not None and r.learning.verdict == "differs"]
     if changed:
-        out.append(f"The reward differs by more than runs with the same seeds do: {', '.join(changed)}.")
+        out.append(f"The reward differs, by more than seeds make it differ: {', '.join(changed)}.")
     elif any(r.learning is not None and r.learning.verdict == "same" for r in results):
-        out.append("The reward is the same within its interval in every variant that was judged.")
+        out.append(
+            "The reward is the same, within its interval or the noise between seeds, in every variant that was judged."
+        )
     if results and not judged:
         out.append("One run per point gives no interval: nothing is judged.")
     return out
