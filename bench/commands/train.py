@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "preset",
         metavar="PRESET",
-        help="a preset file, or the name of a shipped one (cartpole_2min, anymal_c_rough_48h)",
+        help="a preset file, or the name of a shipped one (cartpole_2min, anymal_c_rough_48h, spot_rough_48h)",
     )
     add_campaign_arguments(parser)
     parser.add_argument(

@@ -131,8 +131,9 @@ def keep(folder: Path, target: Path) -> None:
         header, _, rows = (run / "rank-0000.jsonl").read_text().partition("\n")
         facts = {key: value for key, value in json.loads(header).items() if key in KEPT}
         (to / "rank-0000.jsonl").write_text(json.dumps(facts, separators=(",", ":")) + "\n" + rows)
-        trained = (run / "training.jsonl").read_text().replace(f"{folder}/", "")
-        (to / "training.jsonl").write_text(trained)
+        if (run / "training.jsonl").exists():  # a start that found nothing left to do wrote none
+            trained = (run / "training.jsonl").read_text().replace(f"{folder}/", "")
+            (to / "training.jsonl").write_text(trained)
 
 
 def tell(folder: Path, trainer: str, killed: list[str], code: int) -> None:
