@@ -22,6 +22,16 @@ def test_interrupted_campaigns_that_learn_are_quiet_and_whole(name: str) -> None
     assert alerts(joined, Now()) == []
 
 
+@pytest.mark.parametrize("trainer", ["rsl_rl", "rl_games"])
+def test_a_walker_goes_on_learning_after_kills_and_time_limits(trainer: str) -> None:
+    joined = campaigns.read(RECORDS / f"ant_{trainer}_interrupted")
+    assert joined.goal == "iterations" and joined.gaps() == []
+    assert list(joined.iteration) == list(range(90)) and len(joined.starts) >= 3
+    assert joined.lost_iterations in (6, 7)  # a kill loses what came after the newest checkpoint, and nothing else
+    assert np.nanmax(joined.reward[60:]) > np.nanmax(joined.reward[:45]) + 1.0
+    assert alerts(joined, Now()) == []
+
+
 SOON = {"after_iterations": 20, "flat_reward_iterations": 20}
 """Limits for runs of some forty iterations."""
 
