@@ -55,6 +55,7 @@ class Measurement:
             synchronize=_synchronize if on_gpu else lambda: None,
             ranges=self.ranges,
         )
+        self.clock.on_untaken = self._report_nothing
         if self.window is not None:
             self.clock.on_start = self.window.before
         if levers.collects_in_iteration(self.levers):
@@ -111,6 +112,8 @@ class Measurement:
         try:
             self._begin(trainer, args, kwargs)
             result = train()
+            if self.clock.ended:
+                self._report_nothing()
         except BaseException as error:
             self.fail(error)
             raise
@@ -146,7 +149,14 @@ class Measurement:
 
     def _report(self, owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Write the row of the iteration that has just ended; runs outside the time of any iteration."""
-        statistics = self.statistics = self.trainer.statistics(owner, args, kwargs, result)
+        self._row(self.trainer.statistics(owner, args, kwargs, result))
+
+    def _report_nothing(self) -> None:
+        """Write the row of an iteration that the trainer says nothing about: rsl_rl 3 logs on rank 0 alone."""
+        self._row(Statistics(reward=None, episode_length=None, reported_iteration_time_s=None))
+
+    def _row(self, statistics: Statistics) -> None:
+        self.statistics = statistics
         times = self.clock.take()
         allocated, used = self._memory()
         self.file.iteration(

@@ -64,8 +64,12 @@ class IterationClock:
         """Called with the number of the iteration just before it starts, outside its time."""
         self.first_of_iteration: Callable[[], object] | None = None
         """Called when an iteration has started, inside its time."""
+        self.on_untaken: Callable[[], object] | None = None
+        """Called before an iteration starts if nobody has taken the one before it, outside the time of both."""
         self.iteration = 0
         self.running = False
+        self.ended = False
+        """Whether an iteration has ended that nobody has taken yet."""
         self.in_update = False
         self.sync = False
         self.totals = [0.0, 0.0, 0.0, 0.0]
@@ -83,6 +87,8 @@ class IterationClock:
 
     def start_iteration(self) -> None:
         """Start an iteration: the first action of the roll-out is about to be computed."""
+        if self.ended and self.on_untaken is not None:
+            self.on_untaken()
         if self.on_start is not None:
             self.on_start(self.iteration)
         self.running = True
@@ -125,6 +131,7 @@ class IterationClock:
             self.synchronize()
         self._end = self.now()
         self.running = False
+        self.ended = True
         self.in_update = False
         self.sync = False
         if self.ranges is not None:
@@ -150,4 +157,5 @@ class IterationClock:
             optimizer_steps=self.optimizer_steps,
         )
         self.iteration += 1
+        self.ended = False
         return times

@@ -50,7 +50,7 @@ class Hook:
 # SimulationContext.step covers all substeps of a decimation, so time is what counts, not calls.
 ISAACLAB_HOOKS: dict[str, tuple[Hook, ...]] = {
     "3.0": (Hook("isaaclab.sim.simulation_context", "SimulationContext", "step", "physics"),),
-    "2.3": (Hook("isaaclab.sim.simulation_context", "SimulationContext", "step", "physics"),),  # read, never run
+    "2.3": (Hook("isaaclab.sim.simulation_context", "SimulationContext", "step", "physics"),),  # never run with Kit
 }
 
 # The functions of torch.distributed that move data or wait for other ranks.

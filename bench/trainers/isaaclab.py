@@ -120,7 +120,7 @@ def run_training(case: Case, arguments: list[str]) -> int:
 
 
 def _run_script(case: Case, arguments: list[str]) -> int:
-    """Run the training script of Isaac Lab 2.3, which starts the simulator. Written from its sources, never run."""
+    """Run the training script of Isaac Lab 2.3, which starts the simulator. Never run with Kit itself."""
     script = Path(
         os.environ.get("ISAACLAB_PATH", "."), "scripts", "reinforcement_learning", case.trainer, "train.py"
     ).absolute()

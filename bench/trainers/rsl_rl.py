@@ -31,7 +31,7 @@ _COMMON = (
 
 HOOKS: dict[str, tuple[Hook, ...]] = {
     "3.0": (*_COMMON, Hook("rsl_rl.utils.logger", "Logger", "log", "report_before")),  # rsl-rl-lib 5.5.1
-    # rsl-rl-lib 3.0.1 to 3.1.2: OnPolicyRunner.log(locs). Written from the sources, never run.
+    # rsl-rl-lib 3.0.1 to 3.1.2: OnPolicyRunner.log(locs), on rank 0 only.
     "2.3": (*_COMMON, Hook(_RUNNER, "OnPolicyRunner", "log", "report_before")),
 }
 
@@ -56,7 +56,9 @@ def arguments(case: Case) -> list[str]:
 
 def options(trainer: Any) -> dict[str, str | None]:
     """Return the options of an OnPolicyRunner that levers may set."""
-    compiled = is_compiled(trainer.alg.actor) and is_compiled(trainer.alg.critic)
+    algorithm = trainer.alg
+    models = (algorithm.actor, algorithm.critic) if hasattr(algorithm, "actor") else (algorithm.policy,)  # 5, 3
+    compiled = all(is_compiled(model) for model in models)
     return {
         "torch_compile": str(trainer.cfg.get("torch_compile_mode")) if compiled else "off",
         "check_for_nan": str(bool(trainer.cfg.get("check_for_nan", True))).lower(),
@@ -104,9 +106,9 @@ def adapt_to_cpu(watch: ImportWatch, patches: Patches) -> None:
         rank, local_rank, world_size = rank_of_environment()
         self.gpu_world_size, self.gpu_global_rank, self.gpu_local_rank = world_size, rank, local_rank
         self.is_distributed = world_size > 1
-        self.cfg["multi_gpu"] = None
+        ranks = {"global_rank": rank, "local_rank": local_rank, "world_size": world_size}
+        self.cfg["multi_gpu"] = self.multi_gpu_cfg = ranks if self.is_distributed else None  # rsl_rl 5, rsl_rl 3
         if self.is_distributed:
-            self.cfg["multi_gpu"] = {"global_rank": rank, "local_rank": local_rank, "world_size": world_size}
             torch.distributed.init_process_group(backend="gloo", rank=rank, world_size=world_size)
 
     def runner(module: ModuleType) -> None:
