@@ -37,9 +37,12 @@ LONG_FILES = (
     "test_slurm_study.py",
     "test_faults_local.py",
     "test_slurm_sweep.py",
+    "test_profile.py",
     "test_faults_slurm.py",
-    "test_scaling.py",
+    "test_levers.py",
     "test_nsys.py",
+    "test_damage.py",
+    "test_scaling.py",
 )
 
 
@@ -224,8 +227,11 @@ def jobs_environment(plain_environment: None) -> Path:
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder for jobs of several tests: torch is compiled once a session, not once a test."""
-    return tmp_path_factory.mktemp("cache")
+    """A cache folder for jobs of all tests: torch is compiled once, not once a test or a worker of pytest-xdist."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def made_once(folder: Path, *command: str | Path) -> Path:

@@ -82,5 +82,5 @@ def test_damaged_files(study: Path) -> None:
 
 @pytest.mark.slow
 def test_many_damaged_files(study: Path) -> None:
-    for seed in range(1000, 1800):
+    for seed in range(1000, 1250):
         attempt(study, seed)
