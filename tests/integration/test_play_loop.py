@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from paceline.bench import environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.isaaclab]
 
@@ -23,7 +24,7 @@ def test_every_environment_plays_the_same_number_of_episodes(
     program = repository / "tests" / "integration" / "programs" / "play_loop.py"
     subprocess.run(
         [jobs_environment, program, tmp_path / "record.jsonl"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**os.environ, **environment.cache_variables(), "PYTHONPATH": str(tmp_path)},
         timeout=100,
         check=True,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paceline.bench import presetcheck
+from paceline.bench import environment, presetcheck
 from paceline.bench.errors import StudyError
 from paceline.bench.preset import Preset, load_preset, shipped
 
@@ -40,7 +40,7 @@ def test_shipped_presets_fit_their_tasks_and_mistakes_are_named(jobs_environment
     done = subprocess.run(
         [jobs_environment, "-m", "paceline.bench.taskprobe"],
         input=json.dumps(questions),
-        env={**os.environ, "PYTHONPATH": str(link), "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**os.environ, **environment.cache_variables(), "PYTHONPATH": str(link), "PYTHONSAFEPATH": "1"},
         capture_output=True,
         text=True,
         timeout=300,

@@ -190,15 +190,15 @@ def assert_complete_records(run: Path) -> None:
 def test_lost_terminal_lock_and_completion(site: Site) -> None:
     """The terminal closes after submission, a second `run` is refused before that; `watch` goes on to the report."""
     folder = site.home / "study"
-    arguments = site.run_arguments(folder)
+    arguments = site.run_arguments(folder, world_sizes="1")  # two sizes: in the test of retry
     first = site.start(*arguments)
-    wait_for(lambda: len(active(site)) == 3 or first.poll() is not None, 120, "three jobs in the queue")
+    wait_for(lambda: len(active(site)) == 2 or first.poll() is not None, 120, "two jobs in the queue")
     assert first.poll() is None, first.communicate()[0]
 
     second = site.paceline(*arguments)
     assert second.returncode == 2
     assert len(second.stderr.strip().splitlines()) == 1 and str(first.pid) in second.stderr, second.stderr
-    assert len(runs(folder)) == 3
+    assert len(runs(folder)) == 2
 
     os.killpg(first.pid, signal.SIGHUP)
     assert first.wait(timeout=30) != 0
@@ -206,25 +206,25 @@ def test_lost_terminal_lock_and_completion(site: Site) -> None:
 
     watch = site.paceline("watch", folder)
     assert watch.returncode == 0, watch.stderr
-    assert_reported(folder, watch.stdout)
+    assert_reported(folder, watch.stdout, (1,))
     for run in runs(folder):
         assert_complete_records(run)
-    assert [row["state"] for row in site.status(folder)] == ["completed"] * 3
+    assert [row["state"] for row in site.status(folder)] == ["completed"] * 2
     assert {json.loads((run / "launch.json").read_text())["launcher"] for run in runs(folder)} == {"slurm"}
 
     # Running the study again completes what is missing, which is nothing.
     jobs = set(site.cluster.jobs())
     again = site.paceline(*arguments)
     assert again.returncode == 0, again.stderr
-    assert_reported(folder, again.stdout)
-    assert set(site.cluster.jobs()) == jobs and len(runs(folder)) == 3
+    assert_reported(folder, again.stdout, (1,))
+    assert set(site.cluster.jobs()) == jobs and len(runs(folder)) == 2
 
     # More repeats are more jobs, and only those.
-    more = site.paceline(*site.run_arguments(folder, repeats="2"))
+    more = site.paceline(*site.run_arguments(folder, world_sizes="1", repeats="2"))
     assert more.returncode == 0, more.stderr
-    assert len(runs(folder)) == 5 and {run.name for run in runs(folder)} == {"attempt-1"}
+    assert len(runs(folder)) == 3 and {run.name for run in runs(folder)} == {"attempt-1"}
     with (folder / "report" / "scaling.csv").open(newline="") as stream:
-        assert [row["repeats"] for row in csv.DictReader(stream)] == ["2", "2"]
+        assert [row["repeats"] for row in csv.DictReader(stream)] == ["2"]
 
 
 def test_retry_after_a_killed_job(slurm_with_accounting: Any, site_on: Callable[[Any], Site]) -> None:

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from paceline.bench import snapshot
+from paceline.bench import environment, snapshot
 from paceline.bench.rundir import StudyDir
 
 pytestmark = [pytest.mark.slow, pytest.mark.isaaclab]
@@ -18,7 +18,7 @@ def test_table_is_that_of_the_installed_isaaclab(jobs_environment: Path, tmp_pat
     snapshot.take(study)
     done = subprocess.run(
         [jobs_environment, "-m", "paceline.bench.tasks", "--check"],
-        env={**os.environ, "PYTHONPATH": str(study.code)},
+        env={**os.environ, **environment.cache_variables(), "PYTHONPATH": str(study.code)},
         cwd=tmp_path,
         capture_output=True,
         text=True,
