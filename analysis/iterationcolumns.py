@@ -54,13 +54,15 @@ class IterationColumns:
                 self._add(name)
         self._arrays["run"][start:stop] = np.repeat([number for number, _ in kept], lengths)
         self._arrays["rank"][start:stop] = np.repeat([record.header["rank"] for _, record in kept], lengths)
-        positions = [{name: i for i, name in enumerate(record.columns)} for _, record in kept]
+        each = {record.columns: {name: i for i, name in enumerate(record.columns)} for _, record in kept}
+        positions = [each[record.columns] for _, record in kept]
+        values_of = [list(record.rows.T) for _, record in kept]
         for name, values in self._arrays.items():
             if name in ("run", "rank") or not kept:
                 continue
             parts = [
-                record.rows[:, position[name]] if name in position else np.full(length, np.nan)
-                for (_, record), position, length in zip(kept, positions, lengths, strict=True)
+                own[position[name]] if name in position else np.full(length, np.nan)
+                for own, position, length in zip(values_of, positions, lengths, strict=True)
             ]
             with np.errstate(over="ignore"):  # a damaged reward of 1e300 becomes infinite, which no statistic takes
                 np.concatenate(parts, out=values[start:stop], casting="unsafe")

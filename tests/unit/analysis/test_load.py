@@ -275,6 +275,12 @@ def test_compiled_reading_takes_nothing_but_rows(text: str) -> None:
         ("[1,2]\n", True),
         ("[1, null]\n", True),
         ("[-0.5,1e-09]\n", True),
+        ("[12345678,0.12345678]\n", True),  # as many digits as are read at once
+        ("[-9007199254740989,1e22]\n", True),
+        ("[1,9007199254740990]\n", False),
+        ("[1,99999999999999999999999999]\n", False),
+        ("[0.00000000000000000000001,1]\n", False),
+        ("[1,1e23]\n", False),
         ("[1.25E+3 , 12345678.000000001]\n", False),  # 17 digits
         ("[1,2]", False),
         ("[1]\n", False),
@@ -291,7 +297,19 @@ def test_compiled_reading_takes_nothing_but_rows(text: str) -> None:
     ],
 )
 def test_what_compiled_reading_leaves_to_others(text: str, fits: bool) -> None:
-    assert parses(text, np.empty((2, 1))) is fits
+    out = np.empty((2, 1))
+    assert parses(text, out) is fits
+    if fits:
+        np.testing.assert_array_equal(out[:, 0], np.array(json.loads(text), dtype=np.float64))
+
+
+def test_compiled_reading_stops_where_the_text_does() -> None:
+    """Eight characters are read at once, also of the last number in a buffer."""
+    out = np.full((1, 2), 7.0)
+    assert parse_files(bytearray(b"[1]\n"), [(0, 4, 1)], out, 1) == [True]
+    assert out.tolist() == [[7.0, 1.0]]
+    assert parse_files(bytearray(b"[1]\n[12345678]\n"), [(0, 4, 1), (4, 15, 1)], out, 0) == [True, True]
+    assert out.tolist() == [[1.0, 12345678.0]]
 
 
 def test_compiled_and_plain_reading_give_the_same_study(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
