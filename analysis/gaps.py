@@ -6,6 +6,8 @@ host     ...       |cudaStreamSynchronize|  |L|       L: the call that ends the 
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -44,9 +46,7 @@ def _describe(
     capture: Capture, projection: Projection, hosts: _Hosts, process: int, start: int, end: int
 ) -> dict[str, Any]:
     operations, calls = capture.operations, capture.calls
-    rows = projection.order[projection.process_bounds[process] : projection.process_bounds[process + 1]]
-    rows = rows[operations.start[rows] == end]
-    row = int(rows[0])
+    row = _first_at(capture, projection, process, end)
     call = int(projection.operation_call[row])
     name = capture.names[operations.name[row]] if operations.name[row] >= 0 else _KIND_NAMES[operations.kind[row]]
     result: dict[str, Any] = {
@@ -76,6 +76,17 @@ def _describe(
     result["host_fraction"] = min(share if share >= 0.5 else 1 - sum(by_name.values()) / (end - start), 1.0)
     result["host_fraction"] = max(result["host_fraction"], 0.0)
     return result
+
+
+def _first_at(capture: Capture, projection: Projection, process: int, time: int) -> int:
+    """Return the first operation of a process, in the projection's order, that starts at a time."""
+    order, starts, bounds = projection.order, capture.operations.start, projection.device_bounds
+    first, stop = projection.process_bounds[process], projection.process_bounds[process + 1]
+    for low, high in pairwise(bounds[np.searchsorted(bounds, first) : np.searchsorted(bounds, stop) + 1].tolist()):
+        place = bisect_left(order[low:high], time, key=lambda row: starts[row])
+        if low + place < high and starts[order[low + place]] == time:
+            return int(order[low + place])
+    raise ValueError(f"no operation of process {process} starts at {time}")
 
 
 class _Hosts:

@@ -26,6 +26,7 @@ from paceline.analysis.tablesource import ParquetSource, SqliteSource, TableSour
 from paceline.bench.errors import TraceError
 
 _VERSION_SUFFIX = re.compile(r"_v\d{4,}(_ptsz|_ptds)?$")
+_CHUNK_ROWS = 1 << 16
 _LOSS = re.compile(r"dropped|lost|incomplete|not supported|unsupported|exceeded|may be missing", re.IGNORECASE)
 
 
@@ -202,7 +203,17 @@ def _compact_names(strings: dict[int, str], *columns: Any) -> tuple[Any, ...]:
     for identifier in identifiers.tolist():
         name = _VERSION_SUFFIX.sub("", strings.get(identifier, f"name {identifier}"))
         table[identifier] = codes.setdefault(name, len(codes))
-    return (list(codes), *(table[column] for column in columns))
+    return (list(codes), *(_looked_up(table, column) for column in columns))
+
+
+def _looked_up(table: Any, column: Any) -> Any:
+    """Return ``table[column]``, in the column's own memory if it has room: new memory costs more than the look-up."""
+    if column.dtype != table.dtype or not column.flags.writeable:
+        return table[column]
+    for low in range(0, len(column), _CHUNK_ROWS):
+        part = column[low : low + _CHUNK_ROWS]
+        part[:] = table[part]
+    return column
 
 
 def _span(ranges: Ranges, calls: Calls, operations: Operations) -> tuple[int, int]:

@@ -36,6 +36,8 @@ class Keys:
     def codes_of(self, column: Column, lookup: dict[int, int]) -> Any:
         """Return indices into ``lookup`` (which grows) for a key column; NULL stays -1."""
         table = np.array([lookup.setdefault(int(key), len(lookup)) for key in column.distinct] + [-1], np.int32)
+        if np.array_equal(table[:-1], np.arange(len(table) - 1)):
+            return column.values
         return table[column.values]
 
     def threads(self, column: Column) -> Any:

@@ -31,6 +31,8 @@ from paceline.analysis import flatranges, projection_numpy
 from paceline.analysis.capture import COPY_KINDS, GRAPH, KERNEL, MEMCPY, START_END, Calls, Capture, Operations, Ranges
 from paceline.analysis.intervals import Coverage, merge
 
+_WORKERS = 2
+
 
 @dataclass(slots=True)
 class Projection:
@@ -59,6 +61,8 @@ class Projection:
     """Operations by (process, device, start)."""
     process_bounds: Any
     """Where the operations of each process begin in ``order``."""
+    device_bounds: Any
+    """Where the operations of each device of each process begin in ``order``."""
     flat_pairs: tuple[Any, Any]
     """(group, operation) of groups that are projected one by one, each pair once."""
     per_range: dict[str, Any]
@@ -155,6 +159,7 @@ def project(capture: Capture, steps: ModuleType | None = None) -> Projection:
         operation_call=call,
         operation_range=operation_range,
         order=device_order,
+        device_bounds=device_bounds,
         process_bounds=np.searchsorted(device_process, np.arange(num_processes + 1)),
         flat_pairs=(np.empty(0, np.int64), np.empty(0, np.int64)),
         per_range=per_range,
@@ -167,10 +172,12 @@ def project(capture: Capture, steps: ModuleType | None = None) -> Projection:
         backwards=backwards,
     )
     result.process_bounds = device_bounds[result.process_bounds]
-    for index in range(num_processes):
-        rows = device_order[result.process_bounds[index] : result.process_bounds[index + 1]]
-        start, end = steps.union(rows, operations.start, operations.end)
-        result.coverage[index] = Coverage(start, end, merged=True)
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        pieces = [device_order[low:high] for low, high in pairwise(result.process_bounds.tolist())]
+        unions = pool.map(
+            lambda rows: Coverage(*steps.union(rows, operations.start, operations.end), merged=True), pieces
+        )
+        result.coverage = dict(enumerate(unions))
     _group_sums(result, capture)
     if flat.any():
         flatranges.project(result, capture, own, launch)
@@ -303,13 +310,3 @@ def _nccl(projection: Projection, operations: Operations, is_nccl: Any) -> None:
         total = int((end - start).sum())
         projection.per_group["nccl"][group] = total
         projection.per_group["nccl_exposed"][group] = total - int(compute[process].between(start, end).sum())
-
-
-def in_parallel(tasks: list[Any], workers: int = 2) -> None:
-    """Run functions that release the interpreter lock side by side."""
-    if len(tasks) == 1:
-        tasks[0]()
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        for future in [pool.submit(task) for task in tasks]:
-            future.result()

@@ -31,9 +31,8 @@ def _side_by_side(function: Callable[..., None], tasks: list[tuple[Any, ...]]) -
         for task in tasks:
             function(*task)
         return
-    function(*tasks[0])  # compiles once
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        list(pool.map(lambda task: function(*task), tasks[1:]))
+    with ThreadPoolExecutor(_WORKERS) as pool:  # numba compiles for the first and lets the second wait
+        list(pool.map(lambda task: function(*task), tasks))
 
 
 def partition(key: Any, num_keys: int, start: Any, end: Any | None = None) -> tuple[Any, Any]:

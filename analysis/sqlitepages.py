@@ -89,6 +89,10 @@ class PageSource(SqliteSource):
             return value if value is None or isinstance(value, bytes) else str(value).encode()
 
 
+class _MiscountedError(Exception):
+    """A leaf has another number of rows than row numbers without gaps would give it."""
+
+
 class _TableReader:
     """One pass over one table."""
 
@@ -114,15 +118,34 @@ class _TableReader:
         from paceline.analysis import sqlitepages_fast as fast
 
         source = self.source
-        leaves = fast.leaves(self.buffer, source._page_bytes, self.root)
+        leaves, last = fast.leaves(self.buffer, source._page_bytes, self.root)
         if len(leaves) and leaves[0] < 0:
             return None
-        count = np.zeros(len(leaves) + 1, np.int64)
+        count = fast.rows_without_gaps(self.buffer, source._page_bytes, leaves, last)
+        if len(count) != len(leaves) or count[0] < 0:
+            return self._read(leaves, self._counted(leaves))
+        try:
+            return self._read(leaves, count, expected=True)
+        except _MiscountedError:
+            return self._read(leaves, self._counted(leaves))
+
+    def _counted(self, leaves: Any) -> Any:
+        """Return the rows on each leaf, from the leaves: a pass over all of the table."""
+        from paceline.analysis import sqlitepages_fast as fast
+
+        count = np.zeros(len(leaves), np.int64)
         for low in range(0, len(leaves), 4 * _BATCH_LEAVES):
             part = leaves[low : low + 4 * _BATCH_LEAVES]
-            count[low + 1 : low + 1 + len(part)] = fast.cells(self.buffer, source._page_bytes, part)
+            count[low : low + len(part)] = fast.cells(self.buffer, self.source._page_bytes, part)
             self._give_back()
-        first = np.cumsum(count)
+        return count
+
+    def _read(self, leaves: Any, count: Any, expected: bool = False) -> dict[str, Column] | None:
+        """Return the columns from leaves with so many rows each; _MiscountedError if that was ``expected`` only."""
+        from paceline.analysis import sqlitepages_fast as fast
+
+        source = self.source
+        first = np.concatenate([[0], np.cumsum(count)])
         rows = int(first[-1])
         wide = tuple(np.empty(rows if i < self.num_wide else 0, np.int64) for i in range(MAX_WIDE))
         narrow = tuple(np.empty(rows if i < self.num_narrow else 0, np.int32) for i in range(MAX_NARROW))
@@ -135,7 +158,9 @@ class _TableReader:
                 list(pool.map(lambda part: part.run(), parts))
         if any(part.status == fast.UNKNOWN for part in parts):
             return None
-        if any(part.status == fast.DAMAGED for part in parts):
+        if any(part.status == fast.MISCOUNTED for part in parts) and expected:
+            raise _MiscountedError
+        if any(part.status in (fast.DAMAGED, fast.MISCOUNTED) for part in parts):
             raise TraceError(f"{source.path}: damaged SQLite file (table {self.table}); export the report again")
         return self._columns(parts, first, wide, narrow)
 

@@ -181,7 +181,7 @@ def kernel_rows(capture: Capture, projection: Projection, shown: list[int]) -> l
     nearest = projection.engine.nearest(projection.operation_range, projection.parent, mask)
     phase = np.where(nearest >= 0, projection.group[nearest], -1) if len(projection.group) else nearest
     # Codes of the shown groups only keep the table small enough to count in place: (process, range, name).
-    code_of = np.zeros(len(projection.groups) + 1, np.int64)
+    code_of = np.zeros(len(projection.groups) + 1, np.int32)
     code_of[shown] = np.arange(1, len(shown) + 1)
     num_names = len(capture.names) + 4  # names, then one name per kind for operations without a name
     name = np.where(operations.name >= 0, operations.name, operations.kind.astype(np.int32) + len(capture.names))
@@ -192,7 +192,7 @@ def kernel_rows(capture: Capture, projection: Projection, shown: list[int]) -> l
         distinct = np.arange(size)
         count, total, longest = tally(place, name, num_names, size, operations.start, operations.end)
     else:
-        distinct, inverse = np.unique(place * num_names + name, return_inverse=True)
+        distinct, inverse = np.unique(place.astype(np.int64) * num_names + name, return_inverse=True)
         nothing = np.zeros(len(inverse), np.int32)
         count, total, longest = tally(nothing, inverse, 1, len(distinct), operations.start, operations.end)
     found = np.flatnonzero(count)
