@@ -16,6 +16,7 @@ import numpy.typing as npt
 from paceline.analysis.campaign import Floats, Joined
 
 _RECENT = 20
+_NOT_ERRORS = ("entropy", "bounds")  # bounds (rl_games): nothing until actions leave their limits, then a penalty
 _BLOCKS = 10
 _EPISODES_TO_SETTLE = 2
 
@@ -103,16 +104,29 @@ def loss_not_finite(joined: Joined, now: Now, limits: Limits) -> str | None:
 
 
 def loss_diverging(joined: Joined, now: Now, limits: Limits) -> str | None:
-    """A loss is far above its own median."""
+    """A loss is far above its own median, or above what it was before it leapt from one spell to the next."""
     factor = limits["diverging_loss_factor"]
     for name, values in joined.losses.items():
         size = np.abs(values[np.isfinite(values)])
-        if name == "entropy" or len(size) < 5 * _RECENT:
+        if name in _NOT_ERRORS or len(size) < 2 * _RECENT:
             continue
-        usual, recent = float(np.median(size[:-_RECENT])), float(np.median(size[-_RECENT:]))
-        if usual > 0 and recent > factor * usual:
-            return f"the {name} loss is {recent:.3g}, {recent / usual:.0f} times its median of {usual:.3g}"
+        recent = float(np.median(size[-_RECENT:]))
+        usual = float(np.median(size[:-_RECENT])) if len(size) >= 5 * _RECENT else math.inf
+        usual = min(usual, _before_a_leap(size, factor))
+        if 0 < factor * usual < recent:
+            return f"the {name} loss is {recent:.3g}, {recent / usual:.0f} times the {usual:.3g} that it was"
     return None
+
+
+def _before_a_leap(size: Floats, factor: float) -> float:
+    """Return the lowest median of a spell whose next spell's is ``factor`` times that; infinite without any.
+
+    A loss that grows with the rewards does so over hundreds of iterations; one that a broken update blew up does not.
+    """
+    spells = np.median(np.lib.stride_tricks.sliding_window_view(size, _RECENT), axis=1)
+    before, after = spells[:-_RECENT], spells[_RECENT:]
+    leaps = before[(before > 0) & (after > factor * before)]
+    return float(leaps.min()) if len(leaps) else math.inf
 
 
 def learning_rate_floor(joined: Joined, now: Now, limits: Limits) -> str | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 from paceline.analysis import campaign as campaigns
-from paceline.analysis.alerts import Now, alerts
+from paceline.analysis.alerts import Now, alerts, loss_diverging
 
 RECORDS = Path(__file__).resolve().parents[2] / "data" / "campaigns"
 GOOD = ("cartpole_rsl_rl_interrupted", "cartpole_rl_games_interrupted")
@@ -48,6 +49,25 @@ def test_alerts_tell_a_bad_run_from_a_good_one_of_the_same_task() -> None:
     assert set(fired) == {"flat_reward", "learning_rate_floor"}
     assert "has not risen over 20 iterations" in fired["flat_reward"]
     assert "at 1e-08 for 20 iterations" in fired["learning_rate_floor"]
+
+
+def at(joined: campaigns.Joined, done: int) -> campaigns.Joined:
+    """The campaign as it was after so many iterations, as far as its losses go."""
+    return dataclasses.replace(joined, losses={name: values[:done] for name, values in joined.losses.items()})
+
+
+def test_a_real_divergence_is_told_while_it_lasts_and_no_good_run_looks_like_one() -> None:
+    """Learning rate 0.02, fixed, gradients not clipped: the value loss leaps from 0.07 to 150,000 at iteration 21."""
+    bad = campaigns.read(RECORDS / "cartpole_rsl_rl_diverging")
+    limits = bad.campaign.alerts
+    told = {done: loss_diverging(at(bad, done), Now(), limits) for done in range(1, 131)}
+    first = min(done for done, reason in told.items() if reason)
+    assert 30 < first <= 42
+    assert told[first] == "the value loss is 51.8, 740 times the 0.07 that it was"
+    assert all(told[done] for done in range(first, 71))
+    for name in (*GOOD, "cartpole_rsl_rl_steady", "ant_rsl_rl_interrupted", "ant_rl_games_interrupted"):
+        good = campaigns.read(RECORDS / name)
+        assert not any(loss_diverging(at(good, n), Now(), limits) for n in range(1, len(good.iteration) + 1)), name
 
 
 @pytest.mark.parametrize("name", GOOD)
