@@ -174,10 +174,8 @@ def project(capture: Capture, steps: ModuleType | None = None) -> Projection:
     result.process_bounds = device_bounds[result.process_bounds]
     with ThreadPoolExecutor(_WORKERS) as pool:
         pieces = [device_order[low:high] for low, high in pairwise(result.process_bounds.tolist())]
-        unions = pool.map(
-            lambda rows: Coverage(*steps.union(rows, operations.start, operations.end), merged=True), pieces
-        )
-        result.coverage = dict(enumerate(unions))
+        unions = pool.map(lambda rows: steps.union(rows, operations.start, operations.end), pieces)
+        result.coverage = {i: Coverage(start, end, merged=True) for i, (start, end) in enumerate(unions)}
     _group_sums(result, capture)
     if flat.any():
         flatranges.project(result, capture, own, launch)
