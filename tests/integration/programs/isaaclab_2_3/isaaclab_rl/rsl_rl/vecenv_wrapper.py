@@ -39,7 +39,7 @@ class PointMass:
         return reward, done
 
 
-class RslRlVecEnvWrapper(VecEnv):
+class RslRlVecEnvWrapper(VecEnv):  # type: ignore[misc]
     """The interface that rsl_rl asks for."""
 
     def __init__(self, env: PointMass) -> None:
