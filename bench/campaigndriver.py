@@ -31,12 +31,15 @@ _SPARE_JOBS = 1
 
 
 def completed(opened: OpenCampaign, starts: Sequence[Start]) -> bool:
-    """Return whether a goal of the campaign is reached: the newest start that ended says so, of the present goals."""
+    """Return whether a goal of the campaign is reached: the newest start that trained says so, of the present goals.
+
+    One that was queued behind it, found nothing left to do and was cancelled meanwhile takes nothing back.
+    """
     for start in reversed(starts):
         if start.state == "completed":
             stated = opened.folder.campaign_json.stat().st_mtime
             return start.run.case_id == opened.case.case_id and start.run.result_json.stat().st_mtime >= stated
-        if start.state not in UNFINISHED and start.start_iteration is not None:
+        if start.state not in UNFINISHED and start.iterations_done > (start.start_iteration or 0):
             return False
     return False
 
