@@ -8,8 +8,8 @@ because an engine that overflows goes on.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,25 +85,10 @@ def read_log(path: Path, num_envs_per_rank: int) -> LogFindings:
     scan = logscan.scan(path, _OVERFLOW_WORDS)
     return LogFindings(
         cause=classify(scan.tail),
-        overflows=_overflows(scan.lines, num_envs_per_rank),
+        overflows=overflow.scan_counted(scan.lines.items(), num_envs_per_rank).overflows,
         size_bytes=scan.size_bytes,
         searched_bytes=scan.searched_bytes,
     )
-
-
-def _overflows(lines: Mapping[str, int], num_envs_per_rank: int) -> tuple[Overflow, ...]:
-    """Return one entry per buffer: largest size asked for, first text, number of texts."""
-    found: dict[str, Overflow] = {}
-    context = [line for line in lines if overflow.is_context(line)][:1]
-    for line, count in lines.items():
-        for each in overflow.scan([*context, line], num_envs_per_rank).overflows:
-            before = found.get(each.buffer)
-            if before is None:
-                found[each.buffer] = replace(each, count=count)
-            else:
-                needed = max(before.needed or 0, each.needed or 0) or None
-                found[each.buffer] = replace(before, needed=needed, count=before.count + count)
-    return tuple(found.values())
 
 
 def classify(log: str) -> Cause:

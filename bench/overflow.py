@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 _LINE_LIMIT = 4000
@@ -72,7 +72,8 @@ _TEXTS = tuple(
     )
 )
 # Newton sizes this table by max_triangle_pairs, whose quarter it holds (newton 1.6, contact_reduction_global.py). What
-# is told when it is full is how many entries found no place, but its size is in the warnings that come before.
+# is told when it is full is how many entries found no place, but its size is in other warnings: twice that is needed.
+_TABLE = "Newton contact reduction hashtable"
 _TABLE_SIZE = re.compile(r"Contact reduction hashtable fill ratio exceeded \d+% \(\d+ / (\d+)\)")
 _TRIANGLE_PAIRS_PER_ENTRY = 4
 _OUT_OF_MEMORY = re.compile(
@@ -106,16 +107,21 @@ def read_log(path: Path, num_envs_per_rank: int) -> LogFindings:
 
 
 def scan(lines: Iterable[str], num_envs_per_rank: int) -> LogFindings:
+    """Return what the lines of a log say; see ``scan_counted``."""
+    return scan_counted(((line, 1) for line in lines), num_envs_per_rank)
+
+
+def scan_counted(lines: Iterable[tuple[str, int]], num_envs_per_rank: int) -> LogFindings:
     """Return what the lines of a log say.
 
     Args:
-        lines: The log.
+        lines: Lines of the log, and how often each occurs.
         num_envs_per_rank: Environments of one simulator: Newton counts some contacts over all of them.
     """
     found: dict[str, Overflow] = {}
     memory: str | None = None
     table = 0
-    for line in lines:
+    for line, count in lines:
         if size := _TABLE_SIZE.search(line):
             table = max(table, int(size[1]))
             continue
@@ -126,31 +132,26 @@ def scan(lines: Iterable[str], num_envs_per_rank: int) -> LogFindings:
             continue
         values = match.groupdict()
         buffer = values.get("buffer") or f"Newton {values['newton'].lower()}"
-        needed = _needed(values, num_envs_per_rank, table)
+        needed = _needed(values, num_envs_per_rank)
         before = found.get(buffer)
         found[buffer] = Overflow(
             buffer=buffer,
             setting=_SETTINGS.get(buffer.lower()),
             needed=max(needed or 0, (before.needed or 0) if before else 0) or None,
-            count=before.count + 1 if before else 1,
+            count=before.count + count if before else count,
             first=before.first if before else " ".join(line.split())[:300],
         )
+    if table and _TABLE in found:
+        found[_TABLE] = replace(found[_TABLE], needed=2 * _TRIANGLE_PAIRS_PER_ENTRY * table)
     return LogFindings(overflows=tuple(found.values()), out_of_memory=memory)
 
 
-def is_context(line: str) -> bool:
-    """Return whether a line reports no overflow but says how large a buffer is: it goes before those that do."""
-    return _TABLE_SIZE.search(line) is not None
-
-
-def _needed(values: Mapping[str, str | None], num_envs_per_rank: int, table: int) -> int | None:
-    """Return the size that a message asks for, None if it names none; twice the table if Newton's hashtable is full."""
+def _needed(values: Mapping[str, str | None], num_envs_per_rank: int) -> int | None:
+    """Return the size that a message asks for, None if it names none."""
     if needed := values.get("needed"):
         return int(needed)
     if total := values.get("total"):  # Newton counts the contacts of all environments, its setting those of one
         return math.ceil(int(total) / num_envs_per_rank)
-    if values.get("newton") and table:
-        return 2 * _TRIANGLE_PAIRS_PER_ENTRY * table
     return None
 
 
