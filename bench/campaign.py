@@ -45,6 +45,11 @@ class Start:
     iterations_done: int
     """Iterations of the campaign that were done when it last recorded one; 0 if it has recorded none."""
 
+    @property
+    def trained(self) -> bool:
+        """Whether it has recorded an iteration of its own."""
+        return self.iterations_done > (self.start_iteration or 0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class OpenCampaign:

@@ -39,7 +39,7 @@ def completed(opened: OpenCampaign, starts: Sequence[Start]) -> bool:
         if start.state == "completed":
             stated = opened.folder.campaign_json.stat().st_mtime
             return start.run.case_id == opened.case.case_id and start.run.result_json.stat().st_mtime >= stated
-        if start.state not in UNFINISHED and start.iterations_done > (start.start_iteration or 0):
+        if start.state not in UNFINISHED and start.trained:
             return False
     return False
 
@@ -48,9 +48,7 @@ def hopeless(opened: OpenCampaign, starts: Sequence[Start]) -> Start | None:
     """Return the newest of the failed starts without progress if they are too many in a row; None if it goes on."""
     ended = [start for start in starts if start.state not in UNFINISHED]
     for row, start in enumerate(reversed(ended), start=1):
-        if start.state == "completed" or start.cause in FROM_THE_CLUSTER:
-            break
-        if start.start_iteration is not None and start.iterations_done > start.start_iteration:
+        if start.state == "completed" or start.cause in FROM_THE_CLUSTER or start.trained:
             break
         if row >= opened.campaign.max_failures:
             return ended[-1]
