@@ -20,7 +20,7 @@ import os
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import pairwise
 from typing import Any
 
@@ -89,8 +89,8 @@ class PageSource(SqliteSource):
             return value if value is None or isinstance(value, bytes) else str(value).encode()
 
 
-class _MiscountedError(Exception):
-    """A leaf has another number of rows than row numbers without gaps would give it."""
+class _MiscountedError(TraceError):
+    """A leaf has another number of rows than it was said to have."""
 
 
 class _TableReader:
@@ -115,36 +115,33 @@ class _TableReader:
     def read(self) -> dict[str, Column] | None:
         """Return the columns, None if the library has to read this table."""
         load_numba()
-        from paceline.analysis import sqlitepages_fast as fast
+        from paceline.analysis import sqlitepages_bytes as pages
 
-        source = self.source
-        leaves, last = fast.leaves(self.buffer, source._page_bytes, self.root)
+        page_bytes = self.source._page_bytes
+        leaves, last = pages.leaves(self.buffer, page_bytes, self.root)
         if len(leaves) and leaves[0] < 0:
             return None
-        count = fast.rows_without_gaps(self.buffer, source._page_bytes, leaves, last)
-        if len(count) != len(leaves) or count[0] < 0:
-            return self._read(leaves, self._counted(leaves))
-        try:
-            return self._read(leaves, count, expected=True)
-        except _MiscountedError:
-            return self._read(leaves, self._counted(leaves))
+        count = pages.rows_without_gaps(self.buffer, page_bytes, leaves, last)
+        if len(count) == len(leaves) and count[0] >= 0:
+            with suppress(_MiscountedError):  # rows were deleted
+                return self._read(leaves, count)
+        return self._read(leaves, self._counted(leaves))
 
     def _counted(self, leaves: Any) -> Any:
         """Return the rows on each leaf, from the leaves: a pass over all of the table."""
-        from paceline.analysis import sqlitepages_fast as fast
+        from paceline.analysis import sqlitepages_bytes as pages
 
         count = np.zeros(len(leaves), np.int64)
         for low in range(0, len(leaves), 4 * _BATCH_LEAVES):
             part = leaves[low : low + 4 * _BATCH_LEAVES]
-            count[low : low + len(part)] = fast.cells(self.buffer, self.source._page_bytes, part)
+            count[low : low + len(part)] = pages.cells(self.buffer, self.source._page_bytes, part)
             self._give_back()
         return count
 
-    def _read(self, leaves: Any, count: Any, expected: bool = False) -> dict[str, Column] | None:
-        """Return the columns from leaves with so many rows each; _MiscountedError if that was ``expected`` only."""
+    def _read(self, leaves: Any, count: Any) -> dict[str, Column] | None:
+        """Return the columns from leaves with so many rows each; _MiscountedError if one has another number."""
         from paceline.analysis import sqlitepages_fast as fast
 
-        source = self.source
         first = np.concatenate([[0], np.cumsum(count)])
         rows = int(first[-1])
         wide = tuple(np.empty(rows if i < self.num_wide else 0, np.int64) for i in range(MAX_WIDE))
@@ -158,10 +155,11 @@ class _TableReader:
                 list(pool.map(lambda part: part.run(), parts))
         if any(part.status == fast.UNKNOWN for part in parts):
             return None
-        if any(part.status == fast.MISCOUNTED for part in parts) and expected:
-            raise _MiscountedError
-        if any(part.status in (fast.DAMAGED, fast.MISCOUNTED) for part in parts):
-            raise TraceError(f"{source.path}: damaged SQLite file (table {self.table}); export the report again")
+        damaged = f"{self.source.path}: damaged SQLite file (table {self.table}); export the report again"
+        if any(part.status == fast.MISCOUNTED for part in parts):
+            raise _MiscountedError(damaged)
+        if any(part.status == fast.DAMAGED for part in parts):
+            raise TraceError(damaged)
         return self._columns(parts, first, wide, narrow)
 
     def _give_back(self) -> None:
@@ -247,7 +245,7 @@ class _Part:
 
     def _grow(self) -> None:
         """Make room for more distinct values."""
-        from paceline.analysis import sqlitepages_fast as fast
+        from paceline.analysis.sqlitepages_codes import rehash
 
         if self.counts[-1] + 512 > len(self.overflow):
             self.overflow = np.concatenate([self.overflow, np.zeros_like(self.overflow)])
@@ -255,4 +253,4 @@ class _Part:
         self._allot(4 * hashes.shape[1])
         self.distinct[:, : distinct.shape[1]] = distinct
         self.lengths[:, : lengths.shape[1]] = lengths
-        fast.rehash(hashes, codes, self.hashes, self.codes)
+        rehash(hashes, codes, self.hashes, self.codes)

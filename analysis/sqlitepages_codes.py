@@ -24,6 +24,19 @@ def first_place(value: Any, mask: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
+def _enter(
+    value: Any, stands_by: Any, hashes: Any, codes: Any, distinct: Any, counts: Any, slot: Any, place: Any
+) -> Any:
+    """Return the code of a value that is new, entered at a free place of its column's table."""
+    code = counts[slot]
+    hashes[slot, place] = value
+    codes[slot, place] = code
+    distinct[slot, code] = stands_by
+    counts[slot] += 1
+    return code
+
+
+@njit(cache=True, nogil=True)
 def code_of_key(value: Any, hashes: Any, codes: Any, distinct: Any, counts: Any, slot: Any) -> Any:
     """Return the code of a value, a new one if it was not seen before."""
     mask = hashes.shape[1] - 1
@@ -32,12 +45,7 @@ def code_of_key(value: Any, hashes: Any, codes: Any, distinct: Any, counts: Any,
         if hashes[slot, place] == value:
             return codes[slot, place]
         place = (place + 1) & mask
-    code = counts[slot]
-    hashes[slot, place] = value
-    codes[slot, place] = code
-    distinct[slot, code] = value
-    counts[slot] += 1
-    return code
+    return _enter(value, value, hashes, codes, distinct, counts, slot, place)
 
 
 @njit(cache=True, nogil=True)
@@ -79,12 +87,8 @@ def code_of_text(
             if same and tail(buffer, other + size, rest) == ending:
                 return code
         place = (place + 1) & mask
-    code = counts[slot]
-    hashes[slot, place] = value
-    codes[slot, place] = code
-    distinct[slot, code] = at
+    code = _enter(value, at, hashes, codes, distinct, counts, slot, place)
     lengths[slot, code] = size
-    counts[slot] += 1
     return code
 
 
