@@ -12,6 +12,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from paceline.bench import snapshot
+from paceline.bench.environment import cache_variables
 from paceline.bench.record import Case
 from paceline.bench.rundir import StudyDir, write_json
 from paceline.bench.toolchain import find_uv
@@ -46,15 +48,13 @@ def test_rsl_rl_3_is_measured_on_every_rank(jobs_environment: Path, tmp_path: Pa
     install: list[str | Path] = [uv, "pip", "install", "--quiet", "--no-deps", "--target", site, "rsl-rl-lib==3.1.2"]
     subprocess.run(install, check=True, timeout=300)
     study = StudyDir(tmp_path / "study")
-    code = study.code / "paceline"
-    code.mkdir(parents=True)
-    for part in ("bench", "profiling"):
-        (code / part).symlink_to(ROOT / part)
+    snapshot.take(study)
     run = study.run(CASE.case_id, 1)
     run.path.mkdir(parents=True)
     write_json(run.case_json, CASE.to_json())
     environment = {
         **os.environ,
+        **cache_variables(),
         "PYTHONPATH": os.pathsep.join(str(folder) for folder in (study.code, STANDS_IN, site)),
         "PACELINE_RUN_DIR": str(run.path),
         "ISAACLAB_PATH": str(STANDS_IN),
