@@ -29,9 +29,10 @@ POINT_COLUMNS = (
     *("overflow_buffers", "overflow_needed", "overflow_messages", "buffer_sizes", "cool_down_s", "wall_s"),
     *("horizon", "num_minibatches", "gpu_model", "cpu_model", "node", "message", "case_id", "attempt"),
 )
-"""Columns of combined_results.csv. ``verdict``: valid, memory, overflow, physics, time or failed; ``excluded``: why a
-row is not in the curve. Rates are frames/s of all ranks, the parts of an iteration seconds of a device-complete one,
-memory is the most that any GPU (rank) had in use, power and energy are of all GPUs over the measured window.
+"""Columns of combined_results.csv. ``verdict``: valid, memory, overflow, physics, time, failed or unfinished;
+``excluded``: why a row is not in the curve. Rates are frames/s of all ranks, the parts of an iteration seconds of a
+device-complete one, memory is the most that any GPU (rank) had in use, power and energy are of all GPUs over the
+measured window.
 """
 
 
@@ -47,7 +48,7 @@ def folder_rows(loaded: Loaded) -> list[dict[str, Any]]:
         if asked.get("kind") != "sweep" or asked.get("left_out") in ("foreign", "older"):
             continue
         row: dict[str, Any] = dict.fromkeys(POINT_COLUMNS)
-        row |= {key: asked.get(key) for key in POINT_COLUMNS if asked.get(key) is not None}
+        row |= {key: asked[key] for key in POINT_COLUMNS if known(asked.get(key))}
         if number in summaries.index:
             found = summaries.loc[number]
             row |= {key: _plain(found[key]) for key in POINT_COLUMNS if key in found.index and known(found[key])}
@@ -123,6 +124,8 @@ def _judged(entry: dict[str, Any] | None, asked: dict[str, Any], extra: dict[str
             verdict = "memory"
         elif asked.get("status") == "completed":
             verdict = "overflow" if invalid else "valid"
+        elif asked.get("status") == "unfinished":
+            verdict = "unfinished"
         else:
             verdict = "time" if cause == "time_limit" else "failed"
         message = invalid if isinstance(invalid, str) else asked.get("message")

@@ -126,6 +126,8 @@ def details(analysis: SweepAnalysis) -> list[str]:
     if analysis.ended_by:
         why = str(analysis.ended_why).rstrip(".")
         lines.append(f"The sweep ended by {_ENDS.get(analysis.ended_by, analysis.ended_by)}: {why}.")
+    elif analysis.folder is not None:
+        lines.append("The sweep has not ended: the same command goes on with it.")
     if analysis.largest_valid is not None and analysis.smallest_out_of_memory is not None:
         lines.append(
             f"{analysis.largest_valid:,} environments fit, {analysis.smallest_out_of_memory:,} do not (both tried)."

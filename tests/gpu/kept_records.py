@@ -20,7 +20,8 @@ def keep_records(study: OpenStudy, target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     shutil.copyfile(study.directory.study_yaml, target / "study.yaml")
-    told = study.cluster.model_copy(update={"python": "auto", "asset_root": "auto", "cache_dir": None, "setup": ()})
+    auto = {"python": "auto", "asset_root": "auto", "cache_dir": None, "results": "outputs"}
+    told = study.cluster.model_copy(update=auto | {"setup": ()})
     (target / "cluster.yaml").write_text(clusters.to_yaml(told), encoding="utf-8")
     for run in study.directory.all_runs():
         own = RunDir(target / "runs" / run.case_id / run.path.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,27 @@ def test_rough_terrain_has_a_knee_and_is_bound_by_the_gpu() -> None:
     rates = [points[size]["total_fps"] for size in sorted(points)]
     assert rates == sorted(rates)
     assert outcomes("sweep_anymal_c_rough")[-1][0] == 16384  # 32,768 was stopped with a full table, and is no point
+
+
+def test_rough_terrain_to_the_end_of_80_gb() -> None:
+    """Points of another host, predicted by the curve and the memory of the sweep up to 16,384."""
+    before = sweepreport.analyse_folder(DATA / "sweep_anymal_c_rough")
+    analysis = sweepreport.analyse_folder(DATA / "sweep_anymal_c_rough_end")
+    assert outcomes("sweep_anymal_c_rough_end") == [(32768, "valid"), (65536, "valid"), (131072, "memory")]
+    assert (analysis.largest_valid, analysis.smallest_out_of_memory) == (65536, 131072)
+    assert before.fit is not None and before.memory is not None and analysis.memory is not None
+    model = before.fit.model
+    for point in analysis.points:
+        envs = point["num_envs_per_rank"]
+        predicted = envs / (model.fixed_step_time_s + envs * model.step_time_per_env_s)
+        assert point["total_fps"] == pytest.approx(predicted, rel=0.01)
+        assert point["bound"] == "device"
+    assert before.memory.wall_envs == pytest.approx(analysis.memory.wall_envs, rel=0.01)
+    # The bisection began, and the time on the machine was over: nothing is known of that run.
+    cut = {row["num_envs_per_rank"]: row for row in analysis.rows}[98304]
+    assert cut["verdict"] == "unfinished" and cut["wall_s"] is None and cut["excluded"].startswith("unfinished: no result")
+    assert analysis.ended_by is None
+    assert json.dumps(analysis.data, allow_nan=False)  # a number that is unknown is null there
 
 
 def test_memory_ended_and_the_largest_count_was_found() -> None:
