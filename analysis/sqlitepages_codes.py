@@ -24,19 +24,6 @@ def first_place(value: Any, mask: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _enter(
-    value: Any, stands_by: Any, hashes: Any, codes: Any, distinct: Any, counts: Any, slot: Any, place: Any
-) -> Any:
-    """Return the code of a value that is new, entered at a free place of its column's table."""
-    code = counts[slot]
-    hashes[slot, place] = value
-    codes[slot, place] = code
-    distinct[slot, code] = stands_by
-    counts[slot] += 1
-    return code
-
-
-@njit(cache=True, nogil=True)
 def code_of_key(value: Any, hashes: Any, codes: Any, distinct: Any, counts: Any, slot: Any) -> Any:
     """Return the code of a value, a new one if it was not seen before."""
     mask = hashes.shape[1] - 1
@@ -45,7 +32,13 @@ def code_of_key(value: Any, hashes: Any, codes: Any, distinct: Any, counts: Any,
         if hashes[slot, place] == value:
             return codes[slot, place]
         place = (place + 1) & mask
-    return _enter(value, value, hashes, codes, distinct, counts, slot, place)
+    # Written out here and in code_of_text: handing on the arrays takes longer than this (measured).
+    code = counts[slot]
+    hashes[slot, place] = value
+    codes[slot, place] = code
+    distinct[slot, code] = value
+    counts[slot] += 1
+    return code
 
 
 @njit(cache=True, nogil=True)
@@ -87,8 +80,12 @@ def code_of_text(
             if same and tail(buffer, other + size, rest) == ending:
                 return code
         place = (place + 1) & mask
-    code = _enter(value, at, hashes, codes, distinct, counts, slot, place)
+    code = counts[slot]
+    hashes[slot, place] = value
+    codes[slot, place] = code
+    distinct[slot, code] = at
     lengths[slot, code] = size
+    counts[slot] += 1
     return code
 
 

@@ -176,15 +176,6 @@ def _lay_out(buffer: Any, origin: Any, header_bytes: Any, slots: Any, kinds: Any
 
 
 @njit(cache=True, nogil=True)
-def _number(buffer: Any, end: Any, kind: Any, size: Any) -> Any:
-    """Return the integer that ends at a place, type 1 to 6, 8 or 9: seven bytes before it may be read as well."""
-    if size == 0:
-        return kind - 8
-    shift = 64 - 8 * size
-    return (word(buffer, end - 8) << shift) >> shift
-
-
-@njit(cache=True, nogil=True)
 def _fill_wide(
     buffer: Any, values: Any, row: Any, num_cells: Any, layout_of: Any, base: Any, layouts: Any, j: Any
 ) -> None:
@@ -194,7 +185,12 @@ def _fill_wide(
         if layout < 0:
             continue
         kind, end, size = layouts[layout, j, 0], layouts[layout, j, 1], layouts[layout, j, 2]
-        values[row + cell] = _NO_TIME if kind == 0 else _number(buffer, base[cell] + end, kind, size)
+        # Nearly every cell has a size: looking for null first, in a function of its own, made reading 6 % slower.
+        if size:
+            shift = 64 - 8 * size
+            values[row + cell] = (word(buffer, base[cell] + end - 8) << shift) >> shift
+        else:
+            values[row + cell] = _NO_TIME if kind == 0 else kind - 8
 
 
 @njit(cache=True, nogil=True)
@@ -208,7 +204,10 @@ def _fill_int(
         if layout < 0:
             continue
         kind, end, size = layouts[layout, j, 0], layouts[layout, j, 1], layouts[layout, j, 2]
-        value = np.int64(-1) if kind == 0 else _number(buffer, base[cell] + end, kind, size)
+        value = np.int64(-1) if kind == 0 else kind - 8
+        if size:
+            shift = 64 - 8 * size
+            value = (word(buffer, base[cell] + end - 8) << shift) >> shift
         wide |= value != np.int64(np.int32(value))
         values[row + cell] = np.int32(value)
     return wide
@@ -230,7 +229,10 @@ def _fill_key(
         if kind == 0:
             values[row + cell] = -1
             continue
-        value = _number(buffer, base[cell] + end, kind, size)
+        value = kind - 8
+        if size:
+            shift = 64 - 8 * size
+            value = (word(buffer, base[cell] + end - 8) << shift) >> shift
         if last_code < 0 or last_key != value:
             # The same search as in code_of_key: calling it with its arrays takes longer than the search.
             place = first_place(value, mask)
