@@ -81,7 +81,7 @@ def peers(path: Path, nsys: str, nsys_ai: str) -> int:
     }
     timed(commands["paceline"])
     runs: dict[str, list[tuple[float, float, float]]] = {name: [] for name in commands}
-    for _ in range(int(os.environ.get("REPEATS", "3"))):
+    for _ in range(int(os.environ.get("REPEATS", "5"))):
         for name, command in commands.items():
             for made in path.parent.iterdir():  # caches of the run before
                 if made != path:
