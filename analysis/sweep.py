@@ -230,7 +230,8 @@ def _notes(analysis: SweepAnalysis) -> list[str]:
         notes.append(f"The points ran on different nodes ({', '.join(nodes)}).")
     if any(point["repeats"] == 1 for point in analysis.points):
         notes.append(
-            "n=1: points with one run have no interval of their own; the fit's interval comes from all of them."
+            "n=1: points with one run have no interval of their own"
+            + ("; the fit's interval comes from all of them." if analysis.fit is not None else ".")
         )
     limited = [p["num_envs_per_rank"] for p in analysis.points if (p["power_limited_pct"] or 0.0) > 5.0]
     if limited:

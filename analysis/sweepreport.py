@@ -103,7 +103,11 @@ def details(analysis: SweepAnalysis) -> list[str]:
         )
     else:
         lines.append(f"No saturation model: {analysis.why_no_fit}.")
-    if analysis.knee_measured is not None:
+    if analysis.knee_measured is not None and analysis.knee_measured == analysis.points[0]["num_envs_per_rank"]:
+        lines.append(
+            f"The knee is at or below {analysis.knee_measured:,.0f}, the smallest point: doubling it gains little."
+        )
+    elif analysis.knee_measured is not None:
         lines.append(
             f"Among the measured points the knee is at {analysis.knee_measured:,.0f}: doubling gains little after it."
         )
