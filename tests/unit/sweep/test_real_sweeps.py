@@ -35,7 +35,7 @@ def test_rough_terrain_to_the_end_of_80_gb() -> None:
     before = sweepreport.analyse_folder(DATA / "sweep_anymal_c_rough")
     analysis = sweepreport.analyse_folder(DATA / "sweep_anymal_c_rough_end")
     assert outcomes("sweep_anymal_c_rough_end") == [(32768, "valid"), (65536, "valid"), (131072, "memory")]
-    assert "The knee is at or below 32,768, the smallest point: doubling it gains little." in sweepreport.details(analysis)
+    assert any(line.startswith("The knee is at or below 32,768") for line in sweepreport.details(analysis))
     assert (analysis.largest_valid, analysis.smallest_out_of_memory) == (65536, 131072)
     assert before.fit is not None and before.memory is not None and analysis.memory is not None
     model = before.fit.model
