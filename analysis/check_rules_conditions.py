@@ -1,6 +1,6 @@
-"""Checks of the conditions of measurement: physics, throttling, other processes, warm-up, profiler, failures.
+"""Checks of the conditions of measurement: physics, throttling, warm-up, profiler, failures.
 
-F-INVALID, F-THROTTLE, F-FOREIGN, F-WARMUP, F-PROFILED, F-SYNC, F-FAILED.
+F-INVALID, F-THROTTLE, F-WARMUP, F-PROFILED, F-SYNC, F-FAILED.
 """
 
 from __future__ import annotations
@@ -80,21 +80,6 @@ def throttled(table: Table) -> Iterator[Finding]:
 
 def _advice(reasons: str) -> str:
     return _POWER_LIMIT if reasons.strip().lower() == "sw_power_cap" else _COOL
-
-
-def foreign(table: Table) -> Iterator[Finding]:
-    """F-FOREIGN: another process used a GPU of the run."""
-    others = table.number("foreign_processes")
-    for i in np.flatnonzero(np.nan_to_num(others) > 0):
-        yield Finding(
-            id="F-FOREIGN",
-            severity="error",
-            rows=(table.rows[i],),
-            message=(
-                f"{count(others[i])} process(es) of others on a GPU of the run{_at(table, int(i))}: its rate is shared"
-            ),
-            advice="Ask for whole GPUs (or an exclusive node) and repeat the run.",
-        )
 
 
 def _at(table: Table, i: int) -> str:

@@ -16,6 +16,7 @@ from paceline.analysis import check_rules_hardware as hardware
 from paceline.analysis import check_rules_mode as mode
 from paceline.analysis import check_rules_numbers as numbers
 from paceline.analysis import check_rules_origin as origin
+from paceline.analysis import check_rules_sharing as sharing
 from paceline.analysis.finding import Finding
 from paceline.analysis.table import Mode, Table
 
@@ -27,7 +28,7 @@ RULES: Mapping[str, Callable[[Table], Iterable[Finding]]] = {
     "F-ORDER": numbers.order,
     "F-RATIO": numbers.stated_ratios,
     "F-INVALID": conditions.invalid_physics,
-    "F-FOREIGN": conditions.foreign,
+    "F-FOREIGN": sharing.foreign,
     "F-PROFILED": conditions.profiled,
     "F-SYNC": conditions.mixed_sync,
     "F-HW": hardware.hardware,
@@ -43,6 +44,7 @@ RULES: Mapping[str, Callable[[Table], Iterable[Finding]]] = {
     "F-RANK0": origin.rank0,
     "F-WARMUP": conditions.warm_up,
     "F-THROTTLE": conditions.throttled,
+    "F-BUSY": sharing.busy,
     "F-CLOCK": hardware.clocks,
     "F-FAILED": conditions.failed,
 }

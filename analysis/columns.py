@@ -79,6 +79,7 @@ NUMBER_ALIASES: Mapping[str, str] = {
     "steady_cut": "steady_cut mser_cut",
     "throttled_pct": "throttled_pct throttled throttle_pct throttled_percent throttle_share_pct",
     "foreign_processes": "foreign_processes other_processes",
+    "other_cpu_pct": "other_cpu_pct foreign_cpu_pct",
     "sm_clock_mhz": "sm_clock_mhz sm_clock gpu_clock_mhz gpu_clock sm_mhz",
     "gpu_power_w": "gpu_power_w power_w power gpu_power",
 }  # fmt: skip

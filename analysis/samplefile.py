@@ -26,7 +26,7 @@ GPU_KEYS = (
 )
 NODE_KEYS = ("load_1m", "ram_used_bytes", "disk_read_bytes", "disk_written_bytes")
 RANK_KEYS = ("cpu_pct", "threads", "rss_bytes")
-VALUES = {"gpu": GPU_KEYS, "node": ("cpu_pct", *NODE_KEYS), "rank": RANK_KEYS}
+VALUES = {"gpu": GPU_KEYS, "node": ("cpu_pct", "job_cpu_pct", *NODE_KEYS), "rank": RANK_KEYS}
 """What a row says, by its source."""
 
 # Reasons for a lower clock that are a choice or an idle GPU, not a limit that it ran into.
@@ -47,8 +47,9 @@ class SamplesFile:
 
     A row is its source, name, time (``t_s``), throttle reasons and values (``VALUES``, as in the file). The source is
     ``gpu`` (name: UUID), ``node`` (name: node) or ``rank`` (name: global rank). ``cpu_pct`` of a node is the mean over
-    its cores (100 = all cores busy), that of a rank is per process (100 = one core busy). The throttle reasons are the
-    driver's, joined by spaces, None where there are none.
+    its cores (100 = all cores busy), that of a rank is per process (100 = one core busy); ``job_cpu_pct`` is the sum
+    over the cores that the job may use (100 = one core busy). The throttle reasons are the driver's, joined by spaces,
+    None where there are none.
     """
 
     path: Path
@@ -88,13 +89,14 @@ def read_samples(path: Path, keep_every: int, room: ReadRoom) -> SamplesFile:
     rows: list[Row] = []
     bad = 0
     node = str(header.get("node", path.stem.removeprefix("samples-")))
+    job_cores = header.get("job_cores")
     for number, place in enumerate(lines[1:]):
         regular = number % keep_every == 0 or number == len(lines) - 2
         if not regular and not (notable and _FOREIGN.search(data, place.start, place.stop)):
             continue
         line = data[place]
         try:
-            _add(rows, json.loads(line), node)
+            _add(rows, json.loads(line), node, job_cores)
         except (ValueError, KeyError, TypeError, AttributeError):
             bad += 1
     return SamplesFile(path, header, rows, bad)
@@ -111,17 +113,29 @@ def _lines(data: bytearray, start: int, end: int) -> list[slice]:
     return places
 
 
-def _add(rows: list[Row], sample: dict[str, Any], node: str) -> None:
+def _add(rows: list[Row], sample: dict[str, Any], node: str, job_cores: Any) -> None:
     if sample.get("type") == "end":
         return
     t_s = float(sample["t_s"])
     get = sample.get
-    cores = [value for value in get("cpu_pct") or () if value is not None]
+    all_cores = get("cpu_pct") or ()
+    cores = [value for value in all_cores if value is not None]
     busy = sum(cores) / len(cores) if cores else None
-    rows.append(("node", node, t_s, None, (busy, *map(get, NODE_KEYS))))
+    of_job = _of_job(all_cores, job_cores)
+    rows.append(("node", node, t_s, None, (busy, of_job, *map(get, NODE_KEYS))))
     for gpu in get("gpus") or ():
         reasons = gpu.get("throttle")
         if reasons:
             reasons = " ".join(sorted(set(map(str, reasons)) - NO_THROTTLE))
         rows.append(("gpu", str(gpu.get("uuid")), t_s, reasons or None, tuple(map(gpu.get, GPU_KEYS))))
     rows += [("rank", str(rank.get("rank")), t_s, None, tuple(map(rank.get, RANK_KEYS))) for rank in get("ranks") or ()]
+
+
+def _of_job(cores: Any, job_cores: Any) -> float | None:
+    """Return the use of the job's cores in all, percent of one core; None if one of them was not seen."""
+    if not job_cores:
+        return None
+    try:
+        return float(sum(cores[core] for core in job_cores))
+    except (IndexError, TypeError):
+        return None

@@ -133,6 +133,7 @@ def _row(loaded: Loaded, number: int, summary: dict[str, Any]) -> dict[str, Any]
     row["throttle"] = str(summary.get("throttle_reasons") or "")
     if summary.get("foreign_share") is not None:
         row["foreign_processes"] = _foreign_processes(loaded, number) if summary["foreign_share"] > 0 else 0.0
+    row["other_cpu_pct"] = summary.get("other_cpu_pct")
     return row
 
 

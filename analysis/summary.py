@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from paceline.analysis.devices import GpuSamples
+from paceline.analysis.hostsamples import HostSamples
 from paceline.analysis.load import Loaded
 from paceline.analysis.samplefile import clock_origin
 from paceline.analysis.stats import mser5
@@ -104,7 +105,7 @@ def summarise(loaded: Loaded, arrays: Mapping[int, RunArrays]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    devices = GpuSamples(loaded)
+    devices, hosts = GpuSamples(loaded), HostSamples(loaded)
     rows = {}
     for run, block in arrays.items():
         if not bool(loaded.runs.at[run, "counts"]):
@@ -117,7 +118,9 @@ def summarise(loaded: Loaded, arrays: Mapping[int, RunArrays]) -> pd.DataFrame:
         row |= _split(block)
         row |= _warmup(block)
         row |= _learning(block)
-        row |= devices.over(run, *window_unix_s(loaded, block), used=_gpus(loaded, run))
+        window = window_unix_s(loaded, block)
+        row |= devices.over(run, *window, used=_gpus(loaded, run))
+        row |= hosts.over(run, *window, ranks=len(loaded.headers[run]))
         row["flags"] = _flags(loaded, run, row)
         rows[run] = row
     frame = pd.DataFrame.from_dict(rows, orient="index") if rows else pd.DataFrame(columns=[*RATES, "flags"])

@@ -88,6 +88,7 @@ def samples_text(
             for g in gpus
         ],
         "logical_cores": 32,
+        "job_cores": list(range(32)),
         "ram_total_bytes": 270_000_000_000,
     }
     lines = [json.dumps(header)]

@@ -286,6 +286,14 @@ def test_foreign(check: Callable[..., dict[str, list[Finding]]]) -> None:
     assert "F-FOREIGN" not in check(text.format(0))
 
 
+def test_busy_cores(check: Callable[..., dict[str, list[Finding]]]) -> None:
+    text = "gpus,num_envs,fps,other_cpu_pct\n1,64,9001,1.5\n2,64,16001,{0}\n"
+    (found,) = check(text.format(34))["F-BUSY"]
+    assert found.severity == "warn" and found.rows == (2,)
+    assert found.message.startswith("other programs kept 34 % of the job's processor cores busy at N=2")
+    assert "F-BUSY" not in check(text.format(9)) and "F-BUSY" not in check(text.format(""))
+
+
 def test_warm_up(check: Callable[..., dict[str, list[Finding]]]) -> None:
     text = "gpus,num_envs,fps,iterations,warmup_iterations\n1,64,9001,100,{0}\n2,64,16001,100,{0}\n"
     assert "0 iterations left out" in check(text.format(0))["F-WARMUP"][0].message

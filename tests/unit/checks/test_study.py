@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -62,6 +63,24 @@ def test_a_sound_study_has_no_findings(write: Any, kind: str) -> None:
     assert findings(folder) == {}
     table = read_any(folder)
     assert table.kind == "study" and table.scope == "all" and len(table) == 9 and table.declared_mode == kind
+
+
+def test_cores_that_others_used(write: Any, synthetic: ModuleType) -> None:
+    """Ranks use a core each of 32, the other cores are 4 % busy: 3.9 %; with 30 % on each it would be 29 %."""
+    recipe, folder = write()
+    (path,) = StudyDir(folder).run(synthetic.case_of(recipe, 1, 0).case_id, 1).samples_files()
+    text = path.read_text()
+    path.write_text(re.sub(r"\b4\.0\b", "30.0", text))
+    (found,) = findings(folder)["F-BUSY"]
+    assert found.rows == (f"{path.parent.parent.name}/attempt-1",) and "kept 29 % of" in found.message
+
+    header, *lines = text.splitlines()
+    few = json.loads(header) | {"job_cores": [0, 1, 2, 3]}  # what runs on cores of other jobs is not this job's matter
+    path.write_text("\n".join([json.dumps(few), *lines]) + "\n")
+    assert "F-BUSY" not in findings(folder)
+    alone = [line.replace('"ranks": [', '"ranks": [], "was": [') for line in lines]  # no rank seen: nothing to say
+    path.write_text(re.sub(r"\b4\.0\b", "30.0", "\n".join([header, *alone]) + "\n"))
+    assert "F-BUSY" not in findings(folder)
 
 
 def test_runs_that_must_not_count(write: Any, synthetic: ModuleType) -> None:

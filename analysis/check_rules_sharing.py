@@ -1,0 +1,50 @@
+"""Checks that a run had its GPUs and its processor cores to itself.
+
+F-FOREIGN, F-BUSY.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from paceline.analysis.finding import Finding
+from paceline.analysis.table import Table, count
+
+BUSY_PCT = 10.0
+"""Share of the job's cores kept busy by other programs that is remarked on. Undisturbed runs show 0.1 to 2.5."""
+
+
+def foreign(table: Table) -> Iterator[Finding]:
+    """F-FOREIGN: another process used a GPU of the run."""
+    others = table.number("foreign_processes")
+    for i in np.flatnonzero(np.nan_to_num(others) > 0):
+        yield Finding(
+            id="F-FOREIGN",
+            severity="error",
+            rows=(table.rows[i],),
+            message=(
+                f"{count(others[i])} process(es) of others on a GPU of the run{_at(table, int(i))}: its rate is shared"
+            ),
+            advice="Ask for whole GPUs (or an exclusive node) and repeat the run.",
+        )
+
+
+def busy(table: Table) -> Iterator[Finding]:
+    """F-BUSY: other programs used the processor cores of the run, whose ranks launch all work from one core each."""
+    others = table.number("other_cpu_pct")
+    for i in np.flatnonzero(np.nan_to_num(others) >= BUSY_PCT):
+        yield Finding(
+            id="F-BUSY",
+            severity="warn",
+            rows=(table.rows[i],),
+            message=(
+                f"other programs kept {others[i]:.0f} % of the job's processor cores busy{_at(table, int(i))}: "
+                "its ranks may have waited for a core"
+            ),
+            advice="Ask for an exclusive node, or stop the other programs, and repeat the run.",
+        )
+
+
+def _at(table: Table, i: int) -> str:
+    return f" at N={count(table.world_sizes()[i])}" if "world_size" in table.numbers else ""
