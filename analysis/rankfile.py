@@ -9,25 +9,28 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from paceline.analysis.rankfile_careful import rows_line_by_line
+from paceline.analysis.ranktext import RankText, count, split
 from paceline.analysis.readroom import ReadRoom
+from paceline.analysis.tableblocks import Blocks, plain_blocks
 from paceline.bench.errors import RecordError
-from paceline.bench.record import RANK_SCHEMA, require_schema
+
+if TYPE_CHECKING:
+    from paceline.analysis.iterationcolumns import IterationColumns
 
 Rows = npt.NDArray[np.float64]
 
-Reader = Callable[[bytearray, Sequence[tuple[int, int, int]], Any, int], list[bool]]
+Reader = Callable[[bytearray, Sequence[tuple[int, int]], Blocks, int], list[int]]
 
 COMPILED_FROM_BYTES = 96 * 1024 * 1024
 """Records of this size are read by compiled code, if numba is installed; loading it takes half a second."""
@@ -37,7 +40,7 @@ _AHEAD = 3  # batches
 
 @dataclass(slots=True)
 class RankFile:
-    """What one rank wrote. ``rows`` has shape (iterations, len(columns)); null reads as NaN."""
+    """What one rank wrote. ``rows`` has shape (num_rows, len(columns)); null reads as NaN."""
 
     path: Path
     header: dict[str, Any]
@@ -46,56 +49,42 @@ class RankFile:
     """The end record; None if the rank never wrote one."""
     truncated: bool
     """True if the last line was cut short and left out."""
-    rows: Rows
-
-
-@dataclass(slots=True)
-class _Text:
-    """A file split into its parts, its rows not read yet."""
-
-    path: Path
-    header: dict[str, Any]
-    columns: tuple[str, ...]
-    end: dict[str, Any] | None
-    truncated: bool
-    data: bytearray
-    start: int
-    """Where in ``data`` the rows begin."""
-    stop: int
     num_rows: int
-
-    @property
-    def body(self) -> memoryview:
-        """The lines between header and end record."""
-        return memoryview(self.data)[self.start : self.stop]
+    rows: Rows | None
+    """None if they were written into the table that they are for."""
 
 
 Found = RankFile | RecordError
 
 
-def read_runs(runs: Sequence[Sequence[Path]]) -> Iterator[list[list[Found]]]:
+def read_runs(runs: Sequence[Sequence[Path]], table: IterationColumns | None = None) -> Iterator[list[list[Found]]]:
     """Yield what the rank records of each run hold, or the error that says why one cannot be read, some runs at a time.
 
     Args:
         runs: Per run, its files. The order is kept.
+        table: Where the rows will go. What is yielded must be appended to it before the next is asked for.
 
-    The rows of what is yielded hold until the next is asked for: their memory is used again. Files are read here, and
-    their numbers meanwhile on a thread of its own, a whole batch in one call: threads that take turns at the
-    interpreter's lock for each file cost more time than they save.
+    The rows of what is yielded hold until the next is asked for: their memory is used again. Files are read and split
+    on a thread of its own, a whole batch in one call, and their numbers meanwhile here by compiled code, which leaves
+    the interpreter to the other: threads that take turns at its lock for each file cost more time than they save.
     """
     compiled = _compiled([path for paths in runs for path in paths])
     rooms = [ReadRoom() for _ in range(_AHEAD)]
     with ThreadPoolExecutor(max_workers=1) as pool:
-        ahead: deque[Future[list[list[Found]]]] = deque()
+        ahead: deque[tuple[Future[list[list[RankText | RecordError]]], ReadRoom]] = deque()
         for number, batch in enumerate(_batches(runs)):
             if len(ahead) == _AHEAD:
-                yield ahead.popleft().result()
+                split_runs, room = ahead.popleft()
+                yield _read_batch(split_runs.result(), compiled, room, table)
             room = rooms[number % _AHEAD]
-            room.clear()
-            texts = [[_split_or_error(path, room) for path in paths] for paths in batch]
-            ahead.append(pool.submit(_read_batch, texts, compiled, room))
-        while ahead:
-            yield ahead.popleft().result()
+            ahead.append((pool.submit(_split_batch, batch, room), room))
+        for split_runs, room in ahead:
+            yield _read_batch(split_runs.result(), compiled, room, table)
+
+
+def _split_batch(runs: Sequence[Sequence[Path]], room: ReadRoom) -> list[list[RankText | RecordError]]:
+    room.clear()
+    return [[split(path, room) for path in paths] for paths in runs]
 
 
 def _batches(runs: Sequence[Sequence[Path]]) -> Iterator[list[Sequence[Path]]]:
@@ -127,74 +116,62 @@ def _compiled(paths: Sequence[Path]) -> Reader | None:
     return parse_files
 
 
-def _split(path: Path, room: ReadRoom) -> _Text:
-    data, first, stop = room.text(path)
-    first_end = data.find(b"\n", first, stop)
-    if first_end < 0:
-        raise RecordError(f"{path}: truncated: the header line is not complete")
-    header = _object(data[first:first_end], path, 1)
-    require_schema(header, RANK_SCHEMA, str(path))
-    columns = header.get("columns")
-    if not isinstance(columns, list) or not columns or not all(isinstance(name, str) for name in columns):
-        raise RecordError(f"{path}: line 1: columns must be a list of names")
-    for key in ("rank", "world_size"):
-        if not isinstance(header.get(key), int):
-            raise RecordError(f"{path}: line 1: {key} must be a whole number")
-
-    last = data.rfind(b"\n", first, stop) + 1
-    truncated = last < stop  # a line that was being written when the rank died
-    tail = data.rfind(b"\n", first, last - 1) + 1
-    end: dict[str, Any] | None = None
-    if tail > first_end and data[tail : tail + 1] == b"{":
-        end = _object(data[tail:last], path, None)
-        last = tail
-    count = _count(memoryview(data)[first_end + 1 : last], b"\n")
-    return _Text(path, header, tuple(columns), end, truncated, data, first_end + 1, last, count)
-
-
-def _count(text: bytes | memoryview, character: bytes) -> int:
-    """Return how often a character occurs; several times as fast as bytes.count where it occurs often."""
-    return int(np.count_nonzero(np.frombuffer(text, dtype=np.uint8) == ord(character)))
-
-
-def _object(line: bytearray, path: Path, number: int | None) -> dict[str, Any]:
-    where = "the last line" if number is None else f"line {number}"
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise RecordError(f"{path}: {where} is not valid JSON") from error
-    if not isinstance(value, dict):
-        raise RecordError(f"{path}: {where}: expected an object")
-    return value
-
-
-def _split_or_error(path: Path, room: ReadRoom) -> _Text | RecordError:
-    try:
-        return _split(path, room)
-    except RecordError as error:
-        return error
-
-
 def _read_batch(
-    runs: Sequence[Sequence[_Text | RecordError]], compiled: Reader | None, room: ReadRoom
+    runs: Sequence[Sequence[RankText | RecordError]],
+    compiled: Reader | None,
+    room: ReadRoom,
+    table: IterationColumns | None,
 ) -> list[list[Found]]:
     """Return what the files of some runs hold, neighbours of the same columns read at once."""
-    found: list[Found] = []
-    texts: list[_Text] = []
-    for text in (text for each in runs for text in each):
-        if texts and (isinstance(text, RecordError) or text.columns != texts[0].columns):
-            found += _rows(texts, compiled, room)
-            texts = []
-        if isinstance(text, RecordError):
-            found.append(text)
-        else:
-            texts.append(text)
-    found += _rows(texts, compiled, room)
+    found = None if compiled is None or table is None else _stored(runs, compiled, table)
+    if found is None:
+        found = []
+        texts: list[RankText] = []
+        for text in (text for each in runs for text in each):
+            if texts and (isinstance(text, RecordError) or text.columns != texts[0].columns):
+                found += _rows(texts, compiled, room)
+                texts = []
+            if isinstance(text, RecordError):
+                found.append(text)
+            else:
+                texts.append(text)
+        found += _rows(texts, compiled, room)
     each_found = iter(found)
     return [list(islice(each_found, len(each))) for each in runs]
 
 
-def _rows(texts: Sequence[_Text], compiled: Reader | None, room: ReadRoom) -> list[Found]:
+def _stored(
+    runs: Sequence[Sequence[RankText | RecordError]], compiled: Reader, table: IterationColumns
+) -> list[Found] | None:
+    """Have the rows of a sound batch written into the table's own memory; None if anything is not as it should be."""
+    texts: list[RankText] = []
+    for each in runs:
+        good = [text for text in each if isinstance(text, RankText)]
+        ranks = [text.header["rank"] for text in good]
+        if len(good) < len(each) or ranks != sorted(ranks):
+            return None
+        texts += good
+    blocks = table.blocks(texts[0].columns) if texts else None
+    if blocks is None or any(text.columns != texts[0].columns for text in texts):
+        return None
+    counts = _compiled_counts(texts, compiled, blocks, len(table))
+    if min(counts) < 0:
+        return None
+    return [_record(text, None, count) for text, count in zip(texts, counts, strict=True)]
+
+
+def _compiled_counts(texts: Sequence[RankText], compiled: Reader, blocks: Blocks, first: int) -> list[int]:
+    """Have the rows of files written one after the other; return how many each has, -1 for one that does not fit."""
+    counts: list[int] = []
+    for _, own in groupby(texts, key=lambda text: id(text.data)):
+        files = list(own)
+        new = compiled(files[0].data, [(text.start, text.stop) for text in files], blocks, first)
+        first += sum(length for length in new if length > 0)
+        counts += new
+    return counts
+
+
+def _rows(texts: Sequence[RankText], compiled: Reader | None, room: ReadRoom) -> list[Found]:
     """Return the rows of files of the same columns: compiled, else as a table of values, else line by line."""
     if not texts:
         return []
@@ -203,39 +180,39 @@ def _rows(texts: Sequence[_Text], compiled: Reader | None, room: ReadRoom) -> li
     if compiled is not None:
         values = room.numbers(width, sum(text.num_rows for text in texts))
         start = 0
-        for _, own in groupby(enumerate(texts), key=lambda item: id(item[1].data)):
-            slots = [slot for slot, _ in own]
-            places = [(texts[slot].start, texts[slot].stop, texts[slot].num_rows) for slot in slots]
-            for slot, good in zip(slots, compiled(texts[slots[0]].data, places, values, start), strict=True):
-                stop = start + texts[slot].num_rows
-                if good:
-                    found[slot] = _record(texts[slot], values[:, start:stop].T)
-                start = stop
+        for slot, length in enumerate(_compiled_counts(texts, compiled, plain_blocks(values), 0)):
+            if length >= 0:
+                found[slot] = _record(texts[slot], values[:, start : start + length].T, length)
+                start += length
     rest = [slot for slot, record in enumerate(found) if record is None]
     table = _fast([texts[slot] for slot in rest], width) if rest else None
     start = 0
     for slot in rest:
         text = texts[slot]
-        found[slot] = _carefully(text, width) if table is None else _record(text, table[start : start + text.num_rows])
-        start += text.num_rows
+        if table is None:
+            found[slot] = _carefully(text, width)
+        else:
+            found[slot] = _record(text, table[start : start + text.num_rows], text.num_rows)
+            start += text.num_rows
     return [record for record in found if record is not None]
 
 
-def _record(text: _Text, rows: Rows) -> RankFile:
-    return RankFile(text.path, text.header, text.columns, text.end, text.truncated, rows)
+def _record(text: RankText, rows: Rows | None, num_rows: int) -> RankFile:
+    return RankFile(text.path, text.header, text.columns, text.end, text.truncated, num_rows, rows)
 
 
-def _fast(batch: Sequence[_Text], width: int) -> Rows | None:
+def _fast(batch: Sequence[RankText], width: int) -> Rows | None:
     """Return the rows of all files, or None unless every line of every file is exactly one row of ``width`` values."""
     import pandas as pd
 
-    count = sum(text.num_rows for text in batch)
-    if not count:
+    expected = sum(text.num_rows for text in batch)
+    if not expected:
         return np.empty((0, width))
     cells = b"".join(text.body for text in batch).translate(None, b"[] ")
     # The parser refuses rows that are longer than the first, and words that are no numbers, but fills up rows that are
     # too short and skips empty ones: with as many separators as there should be, every row is exact.
-    if _count(cells, b",") != count * (width - 1) or any(letter in cells for letter in (b"{", b"t", b"f", b"i", b"I")):
+    words = any(letter in cells for letter in (b"{", b"t", b"f", b"i", b"I"))
+    if words or count(cells, b",") != expected * (width - 1):
         return None
     try:
         frame = pd.read_csv(
@@ -250,13 +227,13 @@ def _fast(batch: Sequence[_Text], width: int) -> Rows | None:
         )
     except ValueError:
         return None
-    return frame.to_numpy() if frame.shape == (count, width) else None
+    return frame.to_numpy() if frame.shape == (expected, width) else None
 
 
-def _carefully(text: _Text, width: int) -> Found:
+def _carefully(text: RankText, width: int) -> Found:
     """Return one file read line by line, or the error that names the line."""
     try:
         rows = rows_line_by_line(bytes(text.body), width, text.path)
     except RecordError as error:
         return error
-    return _record(text, rows)
+    return _record(text, rows, len(rows))

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numba import njit
+from paceline.analysis.tableblocks import Blocks
 
 if sys.byteorder != "little":
     raise ImportError("written for processors whose first byte is the lowest")
@@ -26,6 +27,7 @@ _TENS = np.array([10**k for k in range(9)], dtype=np.uint64)
 _LARGEST = np.uint64(2**53 - 3)  # the last that may end in any digit
 _MOST_DIGITS = np.uint64(19)  # always fit 64 bits
 _WORD_BYTES = 8
+_BEYOND_INT32 = float(2**31)
 
 # An index that cannot be negative needs no look whether it is.
 _0, _1, _2, _3, _4, _6, _7, _8, _16, _32, _56, _63, _64 = map(np.uint64, (0, 1, 2, 3, 4, 6, 7, 8, 16, 32, 56, 63, 64))
@@ -38,26 +40,30 @@ _ONES = np.uint64(0x0101010101010101)
 _OF_2, _OF_4, _OF_8 = map(np.uint64, (0x00FF00FF00FF00FF, 0x0000FFFF0000FFFF, 0x00000000FFFFFFFF))
 
 
-def parse_files(data: bytearray, places: Sequence[tuple[int, int, int]], out: Any, first: int) -> list[bool]:
-    """Read lines such as ``[0, 1, null, 0.25]`` of some files; False for a file unless each line is exactly such a row.
+def parse_files(data: bytearray, places: Sequence[tuple[int, int]], blocks: Blocks, first: int) -> list[int]:
+    """Read lines such as ``[0, 1, null, 0.25]`` of some files, one file after the other.
 
     Args:
         data: Text that holds the lines of all files.
-        places: Per file, where in it its lines begin and end, and how many there should be.
-        out: Where the values go, shape (columns, rows), contiguous; null becomes NaN.
-        first: The row of ``out`` that the first line of the first file becomes; the others follow.
+        places: Per file, where in it its lines begin and end.
+        blocks: Where the values go; null becomes NaN.
+        first: The row of ``blocks`` that the first line becomes; the others follow.
 
-    False says only that this reading does not fit: numbers of more than 15 digits, for instance, are for another one.
+    Returns:
+        Per file, its number of rows; -1 unless each line is exactly such a row, there is room for it, and a column of
+        whole numbers has no others than it may have. The next file then takes the place of this one.
+
+    -1 says only that this reading does not fit: numbers of more than 15 digits, for instance, are for another one.
     """
-    if max((stop for _, stop, _ in places), default=0) + _WORD_BYTES > len(data):
+    if max((stop for _, stop in places), default=0) + _WORD_BYTES > len(data):
         data = data + bytes(_WORD_BYTES)  # eight characters can be read from the last one on
     text = np.frombuffer(data, dtype=np.uint8)
     # The eight characters from each on.
     words: Any = np.ndarray((len(data) - _WORD_BYTES + 1,), dtype=np.uint64, buffer=data, strides=(1,))
     text.flags.writeable = words.flags.writeable = False
-    good = np.zeros(len(places), dtype=np.bool_)
-    _parse_files(text, words, np.array(places, dtype=np.int64).reshape(-1, 3), out, first, good)
-    return good.tolist()
+    counts = np.empty(len(places), dtype=np.int64)
+    _parse_files(text, words, np.array(places, dtype=np.int64).reshape(-1, 2), blocks, first, counts)
+    return counts.tolist()
 
 
 @njit(cache=True, nogil=True)
@@ -82,24 +88,29 @@ def _digits(words: Any, at: Any, before: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _parse(text: Any, words: Any, start: Any, stop: Any, out: Any, first: Any, count: Any) -> Any:
-    width = np.uint64(out.shape[0])
-    if count == _0 or start == stop:
-        return count == _0 and start == stop
+def _parse(text: Any, words: Any, start: Any, stop: Any, blocks: Any, first: Any) -> Any:
+    # Not as blocks[...]: a tuple's members of several types are told apart by name only.
+    wide, single, whole_numbers, flags = blocks.float64, blocks.float32, blocks.int32, blocks.int8
+    kinds, positions = blocks.kinds, blocks.positions
+    width = np.uint64(len(kinds))
+    room = np.uint64(wide.shape[1])
+    row = first
+    if start == stop:
+        return 0
     if text[stop - _1] != 10:  # \n: nothing below runs past the end
-        return False
+        return -1
     i = start
-    for row in range(first, first + count):
-        if i >= stop or text[i] != 91:  # [
-            return False
+    while i < stop:
+        if row >= room or text[i] != 91:  # [
+            return -1
         i += _1
         for column in range(width):
             while text[i] == 32:
                 i += _1
             if text[i] == 110:  # null
                 if stop - i < _6 or text[i + _1] != 117 or text[i + _2] != 108 or text[i + _3] != 108:
-                    return False
-                out[column, row] = np.nan
+                    return -1
+                value = np.nan
                 i += _4
             else:
                 negative = text[i] == 45
@@ -110,13 +121,13 @@ def _parse(text: Any, words: Any, start: Any, stop: Any, out: Any, first: Any, c
                 else:
                     whole, length = _digits(words, i, _0)
                     if length == _0 or (text[i] == 48 and length > _1):  # no digit, or a leading zero
-                        return False
+                        return -1
                 i += length
                 exponent: Any = 0
                 if text[i] == 46:  # .
                     whole, decimals = _digits(words, i + _1, whole)
                     if decimals == _0:
-                        return False
+                        return -1
                     i += _1 + decimals
                     length += decimals
                     exponent = -np.int64(decimals)
@@ -127,31 +138,46 @@ def _parse(text: Any, words: Any, start: Any, stop: Any, out: Any, first: Any, c
                         i += _1
                     power, figures = _digits(words, i, _0)
                     if figures == _0 or figures > _3:
-                        return False
+                        return -1
                     i += figures
                     exponent += -np.int64(power) if down else np.int64(power)
                 if length > _MOST_DIGITS or whole > _LARGEST or exponent > 22 or exponent < -22:
-                    return False
+                    return -1
                 value = np.float64(whole)
                 if exponent < 0:
                     value /= _POWERS[np.uint64(-exponent)]
                 elif exponent > 0:
                     value *= _POWERS[np.uint64(exponent)]
-                out[column, row] = -value if negative else value
+                if negative:
+                    value = -value
+            kind, position = kinds[column], positions[column]
+            if kind == _0:
+                wide[position, row] = value
+            elif kind == _1:
+                single[position, row] = value
+            elif kind == _2:
+                if not 0 <= value < _BEYOND_INT32:
+                    return -1
+                whole_numbers[position, row] = np.int32(value)
+            else:
+                if not 0 <= value <= 1:
+                    return -1
+                flags[position, row] = np.int8(value)
             while text[i] == 32:
                 i += _1
             if text[i] != (44 if column + _1 < width else 93):  # , between values, ] at the end
-                return False
+                return -1
             i += _1
         if i >= stop or text[i] != 10:
-            return False
+            return -1
         i += _1
-    return i == stop
+        row += _1
+    return np.int64(row - first)
 
 
 @njit(cache=True, nogil=True)
-def _parse_files(text: Any, words: Any, places: Any, out: Any, first: int, good: Any) -> None:
+def _parse_files(text: Any, words: Any, places: Any, blocks: Any, first: int, counts: Any) -> None:
     for number in range(len(places)):
-        start, stop, count = places[number]
-        good[number] = _parse(text, words, np.uint64(start), np.uint64(stop), out, np.uint64(first), np.uint64(count))
-        first += count
+        start, stop = places[number]
+        counts[number] = _parse(text, words, np.uint64(start), np.uint64(stop), blocks, np.uint64(first))
+        first += max(counts[number], 0)

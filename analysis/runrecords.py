@@ -33,7 +33,7 @@ def load_iterations(run_dirs: list[RunDir], rows: list[dict[str, Any]]) -> tuple
     expected = sum(int(row.get("iterations") or 0) * int(row.get("world_size") or 0) for row in rows)
     table = IterationColumns(min(expected, _ROWS_AT_ONCE))
     number = 0
-    for batch in read_runs([run.rank_files() for run in run_dirs]):
+    for batch in read_runs([run.rank_files() for run in run_dirs], table):
         kept: list[tuple[int, RankFile]] = []
         for found in batch:
             good = [record for record in found if isinstance(record, RankFile)]
@@ -44,7 +44,7 @@ def load_iterations(run_dirs: list[RunDir], rows: list[dict[str, Any]]) -> tuple
             elif problem:
                 warnings.append(problem)
             headers[number] = [record.header for record in good]
-            kept += [(number, record) for record in good if len(record.rows)]
+            kept += [(number, record) for record in good if record.num_rows]
             number += 1
         table.extend(kept)
     return pd.DataFrame(table.columns(), copy=False), headers, warnings
@@ -62,8 +62,8 @@ def _problem(row: dict[str, Any], found: list[RankFile | RecordError], good: lis
             problems.append(
                 f"{record.path}: " + ("cut short, " * record.truncated) + "no end record of a completed rank"
             )
-        elif row.get("iterations") is not None and len(record.rows) != row["iterations"]:
-            problems.append(f"{record.path}: {len(record.rows)} iterations, the case asked for {row['iterations']}")
+        elif row.get("iterations") is not None and record.num_rows != row["iterations"]:
+            problems.append(f"{record.path}: {record.num_rows} iterations, the case asked for {row['iterations']}")
     expected = row.get("world_size")
     ranks = sorted(int(record.header["rank"]) for record in good)
     if not problems and expected is not None and ranks != list(range(int(expected))):
@@ -78,7 +78,7 @@ def _unusable(record: RankFile) -> str | None:
     missing = [name for name in _NEVER_NULL if name not in record.columns]
     if missing:
         return f"column {missing[0]} is missing"
-    if not len(record.rows):
+    if record.rows is None or not record.num_rows:  # what is in the table already has been looked at
         return None
     values = record.rows.T[[record.columns.index(name) for name in _NEVER_NULL]]
     low, high = values.min(axis=1).tolist(), values.max(axis=1).tolist()  # NaN carries over
