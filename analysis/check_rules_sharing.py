@@ -9,10 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 from paceline.analysis.finding import Finding
+from paceline.analysis.hostsamples import OTHERS_PCT
 from paceline.analysis.table import Table, count
-
-BUSY_PCT = 10.0
-"""Share of the job's cores kept busy by other programs that is remarked on. Undisturbed runs show 0.1 to 2.5."""
 
 
 def foreign(table: Table) -> Iterator[Finding]:
@@ -33,7 +31,7 @@ def foreign(table: Table) -> Iterator[Finding]:
 def busy(table: Table) -> Iterator[Finding]:
     """F-BUSY: other programs used the processor cores of the run, whose ranks launch all work from one core each."""
     others = table.number("other_cpu_pct")
-    for i in np.flatnonzero(np.nan_to_num(others) >= BUSY_PCT):
+    for i in np.flatnonzero(np.nan_to_num(others) >= OTHERS_PCT):
         yield Finding(
             id="F-BUSY",
             severity="warn",

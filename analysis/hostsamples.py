@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from paceline.analysis.load import Loaded
 
+OTHERS_PCT = 10.0
+"""Share of the job's cores kept busy by other programs that is remarked on. Undisturbed runs show 0.1 to 2.5."""
+
 
 class HostSamples:
     """The samples of nodes and ranks of a study, ready to be asked run by run."""

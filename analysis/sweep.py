@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from paceline.analysis.hostsamples import OTHERS_PCT
 from paceline.analysis.recommend import Candidate, recommend
 from paceline.analysis.saturation import elasticity
 from paceline.analysis.stats import Estimate, median_interval
@@ -238,6 +239,12 @@ def _notes(analysis: SweepAnalysis) -> list[str]:
         notes.append(
             f"At {', '.join(f'{n:,}' for n in limited)} environments the GPU ran at its power limit, "
             "which belongs to the GPU and stays in the curve."
+        )
+    shared = {row["num_envs_per_rank"] for row in analysis.rows if (row.get("other_cpu_pct") or 0.0) >= OTHERS_PCT}
+    if shared:
+        notes.append(
+            f"At {', '.join(f'{n:,}' for n in sorted(shared))} environments other programs kept {OTHERS_PCT:.0f} % "
+            "of the job's processor cores busy, or more: its ranks may have waited for a core."
         )
     raised = [p["num_envs_per_rank"] for p in analysis.points if p["buffer_sizes"]]
     if raised:

@@ -26,13 +26,14 @@ POINT_COLUMNS = (
     *("host_memory_used_bytes", "rank_memory_bytes", "gpu_util_pct", "rank_cpu_pct", "node_cpu_pct"),
     *("gpu_temperature_start_c", "gpu_temperature_max_c", "gpu_power_w", "energy_j", "frames_per_j", "sm_clock_mhz"),
     *("memory_clock_mhz", "thermal_throttled_pct", "power_limited_pct", "throttle_reasons", "foreign_pct"),
+    "other_cpu_pct",
     *("overflow_buffers", "overflow_needed", "overflow_messages", "buffer_sizes", "cool_down_s", "wall_s"),
     *("horizon", "num_minibatches", "gpu_model", "cpu_model", "node", "message", "case_id", "attempt"),
 )
 """Columns of combined_results.csv. ``verdict``: valid, memory, overflow, physics, time, failed or unfinished;
 ``excluded``: why a row is not in the curve. Rates are frames/s of all ranks, the parts of an iteration seconds of a
 device-complete one, memory is the most that any GPU (rank) had in use, power and energy are of all GPUs over the
-measured window.
+measured window; ``other_cpu_pct`` is the use of the job's cores by other programs.
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,23 @@ def test_rough_terrain_to_the_end_of_80_gb() -> None:
     assert cut["excluded"].startswith("unfinished: no result")
     assert analysis.ended_by is None
     assert json.dumps(analysis.data, allow_nan=False)  # a number that is unknown is null there
+
+
+def test_other_programs_on_the_cores_are_told(tmp_path: Path) -> None:
+    shutil.copytree(DATA / "sweep_anymal_c_rough_end", tmp_path / "sweep")
+    untouched = sweepreport.analyse_folder(tmp_path / "sweep")
+    shares = [row["other_cpu_pct"] for row in untouched.rows if row["verdict"] == "valid"]
+    assert len(shares) == 2 and all(0 <= share < 0.5 for share in shares)
+    assert not any("other programs" in note for note in untouched.notes)
+    path = next(path for path in (tmp_path / "sweep").glob("runs/3ce26c29c910/*/samples-*.jsonl"))
+    header, *lines = path.read_text(encoding="utf-8").splitlines()
+    samples = [json.loads(line) for line in lines]
+    for sample in samples:
+        if "cpu_pct" in sample:
+            sample["cpu_pct"] = [min(100, use + 30) for use in sample["cpu_pct"]]
+    path.write_text("\n".join([header, *map(json.dumps, samples)]) + "\n", encoding="utf-8")
+    (note,) = [note for note in sweepreport.analyse_folder(tmp_path / "sweep").notes if "other programs" in note]
+    assert note.startswith("At 32,768 environments other programs kept 10 % of the job's processor cores busy, or more")
 
 
 def test_memory_ended_and_the_largest_count_was_found() -> None:
