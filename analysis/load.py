@@ -6,6 +6,8 @@ a folder that is no study folder at all raises.
 
 from __future__ import annotations
 
+import gc
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,7 @@ CASE_COLUMNS = (
     *("gpu_type", "image", "threads_per_rank", "levers"),
 )
 
+_MANY_ROWS = 1_000_000
 _WRONG_TYPES = (TypeError, ValueError, AttributeError, KeyError)  # values of a file that are not what they should be
 
 
@@ -69,6 +72,20 @@ class Loaded:
 
 def load_study(path: str | Path) -> Loaded:
     """Return everything that a study folder holds; RecordError if it is not a study folder."""
+    # What is read stays. Looking through it for garbage, again and again as it grows, is time lost.
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        loaded = _load(path)
+    finally:
+        if enabled:
+            gc.enable()
+    if len(loaded.iterations) >= _MANY_ROWS:
+        gc.freeze()  # nor do later collections, the last one at exit among them, look through all that is there by now
+    return loaded
+
+
+def _load(path: str | Path) -> Loaded:
     import pandas as pd
 
     folder = StudyDir(path)
@@ -88,8 +105,10 @@ def load_study(path: str | Path) -> Loaded:
     loaded = Loaded(folder.path, study, cluster, snapshot, pd.DataFrame(), pd.DataFrame(), pd.DataFrame())
     for number, row in enumerate(rows):
         loaded.extras[number] = row.pop("extra")
-    loaded.iterations, loaded.headers, warnings = load_iterations(run_dirs, rows)
-    loaded.samples, loaded.sample_headers, more = load_samples(run_dirs)
+    with ThreadPoolExecutor(max_workers=1) as pool:  # beside compiled code, which leaves the interpreter to others
+        samples = pool.submit(load_samples, run_dirs)
+        loaded.iterations, loaded.headers, warnings = load_iterations(run_dirs, rows)
+        loaded.samples, loaded.sample_headers, more = samples.result()
     loaded.warnings += warnings + more
     mark_counting(study, rows)
     here = f"{folder.path}/"  # reports travel: paths in them start at the study folder
