@@ -31,17 +31,21 @@ def foreign(table: Table) -> Iterator[Finding]:
 def busy(table: Table) -> Iterator[Finding]:
     """F-BUSY: other programs used the processor cores of the run, whose ranks launch all work from one core each."""
     others = table.number("other_cpu_pct")
-    for i in np.flatnonzero(np.nan_to_num(others) >= OTHERS_PCT):
-        yield Finding(
-            id="F-BUSY",
-            severity="warn",
-            rows=(table.rows[i],),
-            message=(
-                f"other programs kept {others[i]:.0f} % of the job's processor cores busy{_at(table, int(i))}: "
-                "its ranks may have waited for a core"
-            ),
-            advice="Ask for an exclusive node, or stop the other programs, and repeat the run.",
-        )
+    found = np.flatnonzero(np.nan_to_num(others) >= OTHERS_PCT).tolist()
+    if not found:
+        return
+    low, high = f"{others[found].min():.0f}", f"{others[found].max():.0f}"
+    share = low if low == high else f"{low} to {high}"
+    where = _at(table, found[0]) if len(found) == 1 else f" in {len(found)} runs"
+    yield Finding(
+        id="F-BUSY",
+        severity="warn",
+        rows=tuple(table.rows[i] for i in found),
+        message=(
+            f"other programs kept {share} % of the job's processor cores busy{where}: ranks may have waited for a core"
+        ),
+        advice="Ask for an exclusive node, or stop the other programs, and run again.",
+    )
 
 
 def _at(table: Table, i: int) -> str:

@@ -291,6 +291,8 @@ def test_busy_cores(check: Callable[..., dict[str, list[Finding]]]) -> None:
     (found,) = check(text.format(34))["F-BUSY"]
     assert found.severity == "warn" and found.rows == (2,)
     assert found.message.startswith("other programs kept 34 % of the job's processor cores busy at N=2")
+    (found,) = check(text.format(34).replace(",1.5", ",17"))["F-BUSY"]
+    assert found.rows == (1, 2) and "kept 17 to 34 % of the job's processor cores busy in 2 runs" in found.message
     assert "F-BUSY" not in check(text.format(9)) and "F-BUSY" not in check(text.format(""))
 
 
