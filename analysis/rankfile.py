@@ -208,7 +208,12 @@ def _fast(batch: Sequence[RankText], width: int) -> Rows | None:
     expected = sum(text.num_rows for text in batch)
     if not expected:
         return np.empty((0, width))
-    cells = b"".join(text.body for text in batch).translate(None, b"[] ")
+    lines = b"".join(text.body for text in batch).replace(b", ", b",")
+    if not lines.startswith(b"[") or lines.count(b"]\n[") != expected - 1 or not lines.endswith(b"]\n"):
+        return None
+    if count(lines, b"[") != expected or count(lines, b"]") != expected or b" " in lines:  # [[1], 2 3]
+        return None
+    cells = lines.translate(None, b"[]")
     # The parser refuses rows that are longer than the first, and words that are no numbers, but fills up rows that are
     # too short and skips empty ones: with as many separators as there should be, every row is exact.
     words = any(letter in cells for letter in (b"{", b"t", b"f", b"i", b"I"))
