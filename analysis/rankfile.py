@@ -208,10 +208,13 @@ def _fast(batch: Sequence[RankText], width: int) -> Rows | None:
     expected = sum(text.num_rows for text in batch)
     if not expected:
         return np.empty((0, width))
-    lines = b"".join(text.body for text in batch).replace(b", ", b",")
-    if not lines.startswith(b"[") or lines.count(b"]\n[") != expected - 1 or not lines.endswith(b"]\n"):
+    lines = b"".join(text.body for text in batch)
+    letters = np.frombuffer(lines, dtype=np.uint8)
+    ends = np.flatnonzero(letters == ord("\n"))
+    starts = np.append(0, ends[:-1] + 1)
+    if (letters[starts] != ord("[")).any() or (letters[ends - 1] != ord("]")).any():
         return None
-    if count(lines, b"[") != expected or count(lines, b"]") != expected or b" " in lines:  # [[1], 2 3]
+    if count(lines, b"[") != expected or count(lines, b"]") != expected:  # [[1], 2]
         return None
     cells = lines.translate(None, b"[]")
     # The parser refuses rows that are longer than the first, and words that are no numbers, but fills up rows that are
@@ -226,6 +229,7 @@ def _fast(batch: Sequence[RankText], width: int) -> Rows | None:
             dtype=np.float64,
             na_values=["null"],
             keep_default_na=False,
+            skipinitialspace=True,
             quoting=csv.QUOTE_NONE,
             engine="c",
             low_memory=False,
