@@ -263,6 +263,7 @@ def test_fast_and_careful_reading_agree(study: Path, separators: tuple[str, str]
     _bad_row(broken)  # sends the whole batch the careful way
     ((careful, error),) = next(read_runs([[path, broken]]))
     assert isinstance(fast, RankFile) and isinstance(careful, RankFile) and isinstance(error, RecordError)
+    assert fast.rows is not None and careful.rows is not None
     np.testing.assert_allclose(fast.rows, careful.rows, rtol=1e-15)
 
 
