@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from paceline.analysis.finding import Finding
 from paceline.analysis.stats import mser5
-from paceline.analysis.table import RATES, Floats, Table, count
+from paceline.analysis.table import RATES, Floats, Table, at_size, count
 
 THROTTLE_LIMIT_PCT = 5.0
 """Share of samples with a throttle reason above which a run is flagged."""
@@ -64,7 +64,7 @@ def throttled(table: Table) -> Iterator[Finding]:
                 id="F-THROTTLE",
                 severity="warn",
                 rows=(table.rows[i],),
-                message=f"marked as throttled ({word}){_at(table, i)}",
+                message=f"marked as throttled ({word}){at_size(table, i)}",
                 advice=_advice(word),
             )
     for i in np.flatnonzero(np.nan_to_num(share) > THROTTLE_LIMIT_PCT).tolist():
@@ -73,17 +73,13 @@ def throttled(table: Table) -> Iterator[Finding]:
             id="F-THROTTLE",
             severity="warn",
             rows=(table.rows[i],),
-            message=f"{share[i]:.0f} % of samples throttled{f' ({reason})' if reason else ''}{_at(table, i)}",
+            message=f"{share[i]:.0f} % of samples throttled{f' ({reason})' if reason else ''}{at_size(table, i)}",
             advice=_advice(reason),
         )
 
 
 def _advice(reasons: str) -> str:
     return _POWER_LIMIT if reasons.strip().lower() == "sw_power_cap" else _COOL
-
-
-def _at(table: Table, i: int) -> str:
-    return f" at N={count(table.world_sizes()[i])}" if "world_size" in table.numbers else ""
 
 
 def warm_up(table: Table) -> Iterator[Finding]:
@@ -228,6 +224,6 @@ def failed(table: Table) -> Iterator[Finding]:
                 id="F-FAILED",
                 severity="warn",
                 rows=(table.rows[i],),
-                message=f"run {status}{f' ({cause})' if cause else ''}{_at(table, i)}: it has no number",
+                message=f"run {status}{f' ({cause})' if cause else ''}{at_size(table, i)}: it has no number",
                 advice="Find the cause in its log and run it again; do not fill in another value.",
             )

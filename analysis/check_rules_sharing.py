@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from paceline.analysis.finding import Finding
 from paceline.analysis.hostsamples import OTHERS_PCT
-from paceline.analysis.table import Table, count
+from paceline.analysis.table import Table, at_size, count
 
 
 def foreign(table: Table) -> Iterator[Finding]:
@@ -22,7 +22,8 @@ def foreign(table: Table) -> Iterator[Finding]:
             severity="error",
             rows=(table.rows[i],),
             message=(
-                f"{count(others[i])} process(es) of others on a GPU of the run{_at(table, int(i))}: its rate is shared"
+                f"{count(others[i])} process(es) of others on a GPU of the run{at_size(table, int(i))}: "
+                "its rate is shared"
             ),
             advice="Ask for whole GPUs (or an exclusive node) and repeat the run.",
         )
@@ -36,7 +37,7 @@ def busy(table: Table) -> Iterator[Finding]:
         return
     low, high = f"{others[found].min():.0f}", f"{others[found].max():.0f}"
     share = low if low == high else f"{low} to {high}"
-    where = _at(table, found[0]) if len(found) == 1 else f" in {len(found)} runs"
+    where = at_size(table, found[0]) if len(found) == 1 else f" in {len(found)} runs"
     yield Finding(
         id="F-BUSY",
         severity="warn",
@@ -46,7 +47,3 @@ def busy(table: Table) -> Iterator[Finding]:
         ),
         advice="Ask for an exclusive node, or stop the other programs, and run again.",
     )
-
-
-def _at(table: Table, i: int) -> str:
-    return f" at N={count(table.world_sizes()[i])}" if "world_size" in table.numbers else ""

@@ -94,6 +94,11 @@ class Table:
             return np.where(np.isfinite(stated), stated, self.number("num_envs") / self.world_sizes())
 
 
+def at_size(table: Table, i: int) -> str:
+    """Return `` at N=4`` for a row of world size 4, nothing where the table has no world sizes."""
+    return f" at N={count(table.world_sizes()[i])}" if "world_size" in table.numbers else ""
+
+
 def count(value: float) -> str:
     """Return a count or rate for a message: 1024, 524,288 or 0.862."""
     if not np.isfinite(value):
