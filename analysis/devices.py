@@ -18,10 +18,7 @@ class GpuSamples:
         gpus = (table["source"] == "gpu").to_numpy(dtype=bool)
         names = ("unix_s", "energy_j", "power_w", "util_pct", "sm_clock_mhz", "foreign_processes", "name", "throttle")
         self._columns = {name: table[name].to_numpy()[gpus] for name in names}
-        runs = table["run"].to_numpy()[gpus]
-        starts = np.flatnonzero(np.diff(runs, prepend=-1))
-        stops = np.append(starts[1:], len(runs)) if len(runs) else starts  # a study on CPU has none
-        self._slices = {int(runs[a]): slice(a, b) for a, b in zip(starts.tolist(), stops.tolist(), strict=True)}
+        self._slices = slices_by_run(table["run"].to_numpy()[gpus])
 
     def over(
         self, run: int, begin_unix_s: float, end_unix_s: float, used: frozenset[str] = frozenset()
@@ -51,8 +48,8 @@ class GpuSamples:
         reasons = [reason - POWER_LIMIT for reason in found if reason - POWER_LIMIT]
         return {
             "power_w": power_w,
-            "gpu_util_pct": _mean(own["util_pct"]),
-            "sm_clock_mhz": _mean(own["sm_clock_mhz"]),
+            "gpu_util_pct": mean(own["util_pct"]),
+            "sm_clock_mhz": mean(own["sm_clock_mhz"]),
             "throttled_share": len(reasons) / len(inside),
             "throttle_reasons": " ".join(sorted(frozenset().union(*reasons))),
             "power_limited_share": sum(bool(reason & POWER_LIMIT) for reason in found) / len(inside),
@@ -67,10 +64,17 @@ def _power_w(own: dict[str, Any], which: Any) -> float:
     if len(known) >= 2 and seconds[known[-1]] > seconds[known[0]]:
         first, last = known[0], known[-1]
         return float((energy[last] - energy[first]) / (seconds[last] - seconds[first]))
-    return _mean(own["power_w"][which])
+    return mean(own["power_w"][which])
 
 
-def _mean(values: Any) -> float:
+def slices_by_run(runs: Any) -> dict[int, slice]:
+    """Return where the rows of each run lie in a column of run numbers, in which each run's are together."""
+    starts = np.flatnonzero(np.diff(runs, prepend=-1))
+    stops = np.append(starts[1:], len(runs)) if len(runs) else starts  # no GPU rows on a CPU
+    return {int(runs[a]): slice(a, b) for a, b in zip(starts.tolist(), stops.tolist(), strict=True)}
+
+
+def mean(values: Any) -> float:
     """Return the mean of what is known, NaN if nothing is."""
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else math.nan

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+from paceline.analysis.devices import mean, slices_by_run
 from paceline.analysis.load import Loaded
 
 OTHERS_PCT = 10.0
@@ -22,10 +23,7 @@ class HostSamples:
         self._is_node = sources[wanted] == "node"
         names = ("unix_s", "name", "job_cpu_pct", "cpu_pct")
         self._columns = {name: table[name].to_numpy()[wanted] for name in names}
-        runs = table["run"].to_numpy()[wanted]
-        starts = np.flatnonzero(np.diff(runs, prepend=-1))
-        stops = np.append(starts[1:], len(runs)) if len(runs) else starts
-        self._slices = {int(runs[a]): slice(a, b) for a, b in zip(starts.tolist(), stops.tolist(), strict=True)}
+        self._slices = slices_by_run(table["run"].to_numpy()[wanted])
         self._cores = {run: _job_cores(headers) for run, headers in loaded.sample_headers.items()}
 
     def over(self, run: int, begin_unix_s: float, end_unix_s: float, ranks: int) -> dict[str, Any]:
@@ -50,12 +48,7 @@ class HostSamples:
     def _means(self, column: str, part: slice, which: Any) -> list[float]:
         """Return the mean of each node or rank over its samples; NaN where there is none."""
         names, values = self._columns["name"][part][which], self._columns[column][part][which]
-        found = []
-        for name in dict.fromkeys(names.tolist()):
-            own = values[names == name]
-            own = own[np.isfinite(own)]
-            found.append(float(own.mean()) if len(own) else math.nan)
-        return found
+        return [mean(values[names == name]) for name in dict.fromkeys(names.tolist())]
 
 
 def _job_cores(headers: list[dict[str, Any]]) -> int:

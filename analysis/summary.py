@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from paceline.analysis.devices import GpuSamples
+from paceline.analysis.devices import GpuSamples, slices_by_run
 from paceline.analysis.hostsamples import HostSamples
 from paceline.analysis.load import Loaded
 from paceline.analysis.samplefile import clock_origin
@@ -62,13 +62,9 @@ def run_arrays(loaded: Loaded) -> dict[int, RunArrays]:
     table = loaded.iterations
     columns = {name: table[name].to_numpy() for name in table.columns}
     runs, ranks = columns.pop("run"), columns.pop("rank")
-    if not len(runs):
-        return {}
-    starts = np.flatnonzero(np.diff(runs, prepend=-1))
-    stops = np.append(starts[1:], len(runs))
     found = {}
-    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
-        arrays = _arrays(int(runs[start]), ranks[start:stop], {k: v[start:stop] for k, v in columns.items()})
+    for run, part in slices_by_run(runs).items():
+        arrays = _arrays(run, ranks[part], {name: values[part] for name, values in columns.items()})
         if arrays is not None:
             found[arrays.run] = arrays
     return found
