@@ -15,12 +15,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from paceline.analysis.rankfile_careful import rows_line_by_line
-from paceline.analysis.ranktext import RankText, count, split
+from paceline.analysis.ranktext import RankParts, RankText, count, split
 from paceline.analysis.readroom import ReadRoom
 from paceline.analysis.tableblocks import Blocks, plain_blocks
 from paceline.bench.errors import RecordError
@@ -38,17 +38,10 @@ _BATCH_FILES = 16
 _AHEAD = 3  # batches
 
 
-@dataclass(slots=True)
-class RankFile:
+@dataclass
+class RankFile(RankParts):
     """What one rank wrote. ``rows`` has shape (num_rows, len(columns)); null reads as NaN."""
 
-    path: Path
-    header: dict[str, Any]
-    columns: tuple[str, ...]
-    end: dict[str, Any] | None
-    """The end record; None if the rank never wrote one."""
-    truncated: bool
-    """True if the last line was cut short and left out."""
     num_rows: int
     rows: Rows | None
     """None if they were written into the table that they are for."""

@@ -15,8 +15,8 @@ from paceline.bench.record import RANK_SCHEMA, require_schema
 
 
 @dataclass
-class RankText:
-    """A file whose iteration rows are not read yet."""
+class RankParts:
+    """What a file holds beside its iteration rows."""
 
     path: Path
     header: dict[str, Any]
@@ -25,6 +25,12 @@ class RankText:
     """The end record; None if the rank never wrote one."""
     truncated: bool
     """True if the last line was cut short and left out."""
+
+
+@dataclass
+class RankText(RankParts):
+    """A file whose iteration rows are not read yet."""
+
     data: bytearray
     start: int
     """Where in ``data`` the rows begin."""
