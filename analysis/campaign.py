@@ -6,7 +6,6 @@ state that was never saved. `Joined` holds what is left, in order, and says how 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from paceline.bench import jsontext
 from paceline.bench.campaignfile import Campaign, CampaignDir, runs_in_order, training_jsonl
 from paceline.bench.record import Case
 from paceline.bench.rundir import read_json
@@ -228,7 +228,7 @@ def _column(values: list[dict[str, Any]], name: str) -> Floats:
 
 def _parse(line: bytes) -> Any:
     try:
-        return json.loads(line)
+        return jsontext.loads(line)
     except ValueError:
         return None
 

@@ -7,7 +7,6 @@ and seed; two whose difference may be chance are a tie.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from paceline.analysis.stats import t_quantile
+from paceline.bench import jsontext
 from paceline.bench.errors import RecordError
 from paceline.bench.rundir import read_json
 
@@ -267,7 +267,7 @@ def _holm(values: dict[str, float]) -> dict[str, float]:
 
 def _parse(line: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = jsontext.loads(line)
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}

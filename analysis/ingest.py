@@ -9,11 +9,11 @@ it and are printed as "n/a (rank-0 timings)".
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from paceline.analysis import isaaclab_bundle, plain_csv, rl_games_log, rsl_rl_log, tensorboard
 from paceline.analysis.table import Mode, Table
+from paceline.bench import jsontext
 from paceline.bench.errors import RecordError
 from paceline.bench.rundir import StudyDir
 
@@ -62,6 +62,6 @@ def _read_folder(path: Path, mode: Mode | None) -> Table:
 
 def _is_bundle(path: Path) -> bool:
     try:
-        return isaaclab_bundle.is_bundle(json.loads(plain_csv.read_text(path)))
+        return isaaclab_bundle.is_bundle(jsontext.loads(plain_csv.read_text(path)))
     except (RecordError, ValueError):
         return False

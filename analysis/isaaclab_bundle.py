@@ -9,13 +9,13 @@ Schema 1.4 added per-device resources, the success curve and warmup_steps to 1.2
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from paceline.analysis.plain_csv import declared_mode, read_text
 from paceline.analysis.table import Mode, Table
+from paceline.bench import jsontext
 from paceline.bench.errors import RecordError
 
 SCHEMAS = ("1.2", "1.3", "1.4")
@@ -59,7 +59,7 @@ def is_bundle(data: Any) -> bool:
 
 def _row(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(read_text(path))
+        data = jsontext.loads(read_text(path))
     except ValueError as error:
         raise RecordError(f"{path}: not valid JSON ({error})") from error
     if not is_bundle(data):

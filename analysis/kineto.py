@@ -9,7 +9,6 @@ correlation of its graph launch.
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import re
 from pathlib import Path
@@ -31,6 +30,7 @@ from paceline.analysis.capture import (
     Ranges,
     Thread,
 )
+from paceline.bench import jsontext
 from paceline.bench.errors import TraceError
 
 _GPU = {"kernel": KERNEL, "gpu_memcpy": MEMCPY, "gpu_memset": MEMSET}
@@ -63,7 +63,7 @@ def _parse(path: Path) -> Any:
         compressed = path.suffix == ".gz"
         memory.require_bytes(path, path.stat().st_size * _BYTES_PER_FILE_BYTE * (10 if compressed else 1))
         with gzip.open(path, "rb") if compressed else open(path, "rb") as stream:
-            return json.loads(stream.read().decode("utf-8", "backslashreplace"))
+            return jsontext.loads(stream.read().decode("utf-8", "backslashreplace"))
     except (OSError, EOFError) as error:
         raise TraceError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     except ValueError as error:

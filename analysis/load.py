@@ -128,11 +128,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"{path}: cannot be read ({error})") from error
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        data = yaml.load(text, Loader=loader)
+        data = yaml.safe_load(text)  # libyaml's loader is quicker, and overflows its stack on a file nested too deeply
     except yaml.YAMLError as error:
         raise RecordError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    except RecursionError as error:
+        raise RecordError(f"{path}: nested too deeply") from error
     if data is None:
         return {}
     if not isinstance(data, dict):

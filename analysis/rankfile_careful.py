@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from paceline.bench import jsontext
 from paceline.bench.errors import RecordError
 
 
@@ -22,7 +22,7 @@ def rows_line_by_line(body: bytes, width: int, path: Path) -> npt.NDArray[np.flo
     rows: list[list[float]] = []
     for number, line in enumerate(body.splitlines(), start=2):
         try:
-            values = json.loads(line)
+            values = jsontext.loads(line)
         except ValueError as error:
             raise RecordError(f"{path}: line {number} is not valid JSON") from error
         if not isinstance(values, list) or len(values) != width:

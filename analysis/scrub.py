@@ -13,7 +13,6 @@ export only.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -29,6 +28,7 @@ from paceline.analysis import scrub_parquet
 from paceline.analysis.nsys import open_source
 from paceline.analysis.redact import MASK, Redactor
 from paceline.analysis.tablesource import SqliteSource, TableSource, decode, quoted
+from paceline.bench import jsontext
 from paceline.bench.errors import TraceError
 
 TEXT, HASH = "text", "hash"
@@ -162,7 +162,7 @@ def secrets_of(source: TableSource) -> tuple[list[tuple[str, str]], list[str]]:
 def _variables(text: str) -> list[tuple[str, str]]:
     """Return the variables in nsys's text of a process environment: JSON, or NAME=value lines."""
     try:
-        data = json.loads(text)
+        data = jsontext.loads(text)
     except ValueError:
         data = None
     if isinstance(data, Mapping):

@@ -16,12 +16,12 @@ A leaf module: standard library only. The job side reads these files inside an i
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from paceline.bench import jsontext
 from paceline.bench.errors import RecordError
 
 CAMPAIGN_SCHEMA = "paceline.campaign/1"
@@ -123,7 +123,7 @@ class CampaignDir:
     def read(self) -> Campaign:
         """Return the campaign; RecordError if there is none, or it is damaged."""
         try:
-            data = json.loads(self.campaign_json.read_bytes())
+            data = jsontext.loads(self.campaign_json.read_bytes())
         except FileNotFoundError:
             raise RecordError(f"{self.path}: not a campaign folder (it has no campaign.json)") from None
         except (OSError, ValueError) as error:
@@ -160,6 +160,6 @@ def runs_in_order(folder: Path) -> list[Path]:
 def _start_unix_s(record: Path) -> float | None:
     try:
         with open(record, "rb") as stream:
-            return float(json.loads(stream.readline())["clock_origin_unix_s"])
+            return float(jsontext.loads(stream.readline())["clock_origin_unix_s"])
     except (OSError, ValueError, KeyError, TypeError):
         return None  # nothing was measured

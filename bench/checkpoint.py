@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from paceline.bench import jsontext
 from paceline.bench.checkpointcontents import read_contents
 from paceline.bench.errors import RecordError
 
@@ -77,7 +78,7 @@ def why_incomplete(path: Path) -> str | None:
 def read_index(path: Path) -> dict[str, Any] | None:
     """Return the note about a checkpoint, None if there is none that can be used."""
     try:
-        index = json.loads(index_path(path).read_bytes())
+        index = jsontext.loads(index_path(path).read_bytes())
     except (OSError, ValueError):
         return None
     whole = isinstance(index, dict) and index.get("schema") == CHECKPOINT_SCHEMA

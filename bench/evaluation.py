@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from paceline.bench import checkpoint as checkpoints
+from paceline.bench import jsontext
 from paceline.bench.campaignfile import CampaignDir
 from paceline.bench.checkpointcontents import read_contents
 from paceline.bench.errors import LaunchError, RecordError
@@ -131,7 +132,7 @@ class EvaluationDir:
         except OSError:
             return {"episodes": 0}
         try:
-            last = json.loads(lines[-1]) if lines else {}
+            last = jsontext.loads(lines[-1]) if lines else {}
         except ValueError:
             last = {}
         if isinstance(last, dict) and last.get("type") == "end":

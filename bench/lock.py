@@ -8,6 +8,7 @@ import os
 import socket
 from types import TracebackType
 
+from paceline.bench import jsontext
 from paceline.bench.errors import LaunchError
 from paceline.bench.rundir import StudyDir
 
@@ -50,7 +51,7 @@ class StudyLock:
 
 def _who(text: str) -> str:
     try:
-        holder = json.loads(text)
+        holder = jsontext.loads(text)
         return f"(process {holder['pid']} on {holder['hostname']})"
     except (ValueError, KeyError, TypeError):
         return "process"

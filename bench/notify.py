@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Sequence
 from email.message import EmailMessage
 
+from paceline.bench import jsontext
 from paceline.bench.campaignfile import CampaignDir
 from paceline.bench.errors import LaunchError
 
@@ -55,7 +56,7 @@ class Notifier:
             return known
         for line in lines:
             try:
-                entry = json.loads(line)
+                entry = jsontext.loads(line)
             except ValueError:
                 entry = {}
             if entry.get("over"):

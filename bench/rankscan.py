@@ -5,12 +5,12 @@ Standard library only. A record may be truncated at any byte: its last line coun
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paceline.bench import jsontext
 from paceline.bench.record import RANK_SCHEMA, Case
 
 _TAIL_BYTES = 65536
@@ -85,6 +85,6 @@ def _parse(line: bytes) -> Any:
     if not line.endswith(b"\n"):
         return None
     try:
-        return json.loads(line)
+        return jsontext.loads(line)
     except ValueError:
         return None

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from paceline.bench import jsontext
 from paceline.bench.errors import RecordError
 
 _ATTEMPT = re.compile(r"attempt-([1-9]\d*)")
@@ -236,7 +237,7 @@ def follow_umask(path: str | os.PathLike[str]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; RecordError if it is damaged or no object, FileNotFoundError if absent."""
     try:
-        data = json.loads(path.read_bytes())
+        data = jsontext.loads(path.read_bytes())
     except (ValueError, UnicodeDecodeError) as error:
         raise RecordError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(data, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from collections import Counter
@@ -11,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from paceline.bench import jsontext
 from paceline.bench.errors import RecordError
 from paceline.bench.failures import failure_class
 from paceline.bench.record import Case, Result
@@ -262,7 +262,7 @@ def iterations_done(run: RunDir) -> int:
     for line in reversed(tail.split(b"\n")[:-1]):  # what follows the last newline is being written
         if line.startswith(b"["):
             try:
-                return int(json.loads(line)[0]) + 1
+                return int(jsontext.loads(line)[0]) + 1
             except (ValueError, IndexError, TypeError):
                 continue
     return 0

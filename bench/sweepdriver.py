@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -12,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from paceline.bench import jsontext
 from paceline.bench.display import Display
 from paceline.bench.driver import Driver
 from paceline.bench.errors import LaunchError, RecordError
@@ -181,8 +181,8 @@ def peak_memory_bytes(run: RunDir) -> int | None:
     for path in run.rank_files():
         try:
             with path.open(encoding="utf-8") as stream:
-                column = json.loads(next(stream))["columns"].index("memory_used_bytes")
-                used = [row[column] for row in map(json.loads, stream) if isinstance(row, list)]
+                column = jsontext.loads(next(stream))["columns"].index("memory_used_bytes")
+                used = [row[column] for row in map(jsontext.loads, stream) if isinstance(row, list)]
         except (OSError, ValueError, KeyError, IndexError, StopIteration):
             return None
         most = max([value for value in used if value is not None], default=0) if most is None else max(most, *used)

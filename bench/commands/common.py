@@ -124,7 +124,7 @@ def study_kind(folder: Path) -> str:
 
     try:
         data = yaml.safe_load(StudyDir(folder).study_yaml.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return ""
     return str(data.get("kind", "")) if isinstance(data, dict) else ""
 

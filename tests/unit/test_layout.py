@@ -26,6 +26,7 @@ LEAVES = {
     "paceline.bench.checkpointcontents",
     "paceline.bench.errors",
     "paceline.bench.failures",
+    "paceline.bench.jsontext",
     "paceline.bench.overflow",
     "paceline.bench.record",
     "paceline.bench.redaction",
@@ -33,11 +34,16 @@ LEAVES = {
     "paceline.bench.watchdog",
     "paceline.profiling.phases",
 }
+BASE = {"paceline.bench.errors", "paceline.bench.jsontext"}  # what any leaf may import
 LEAF_TO_LEAF = {
     "paceline.bench.watchdog": {"paceline.bench.errors", "paceline.bench.rundir"},
     "paceline.bench.attempt": {"paceline.bench.errors", "paceline.bench.rundir"},
     "paceline.bench.overflow": {"paceline.bench.record"},
-    "paceline.bench.checkpoint": {"paceline.bench.errors", "paceline.bench.checkpointcontents"},
+    "paceline.bench.checkpoint": {
+        "paceline.bench.errors",
+        "paceline.bench.checkpointcontents",
+        "paceline.bench.jsontext",
+    },
 }
 STDLIB = set(sys.stdlib_module_names)
 
@@ -122,8 +128,8 @@ def offence(module: str, imported: str, in_function: bool) -> str | None:
     top = imported.split(".")[0]
     if top == "paceline":
         if imported in LEAVES:
-            fine = part != "leaf" or imported in LEAF_TO_LEAF.get(module, {"paceline.bench.errors"})
-            return None if fine else "a leaf imports only bench.errors"
+            fine = part != "leaf" or imported in LEAF_TO_LEAF.get(module, BASE)
+            return None if fine else "a leaf imports only bench.errors and bench.jsontext"
         if imported not in MODULES or MODULES[imported].name == "__init__.py":
             return None  # a package's __init__ holds nothing but a docstring (test below)
         target = part_of(imported)
