@@ -7,7 +7,6 @@ a folder that is no study folder at all raises.
 from __future__ import annotations
 
 import gc
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from paceline.analysis.counting import mark_counting
 from paceline.analysis.runrecords import load_iterations
-from paceline.analysis.sampletable import load_samples
+from paceline.analysis.sampletable import SampleTable
 from paceline.bench.errors import RecordError
 from paceline.bench.record import CASE_SCHEMA, STUDY_SCHEMA, Case, Result, require_schema
 from paceline.bench.rundir import RunDir, StudyDir, read_json
@@ -105,11 +104,10 @@ def _load(path: str | Path) -> Loaded:
     loaded = Loaded(folder.path, study, cluster, snapshot, pd.DataFrame(), pd.DataFrame(), pd.DataFrame())
     for number, row in enumerate(rows):
         loaded.extras[number] = row.pop("extra")
-    with ThreadPoolExecutor(max_workers=1) as pool:  # beside compiled code, which leaves the interpreter to others
-        samples = pool.submit(load_samples, run_dirs)
-        loaded.iterations, loaded.headers, warnings = load_iterations(run_dirs, rows)
-        loaded.samples, loaded.sample_headers, more = samples.result()
-    loaded.warnings += warnings + more
+    samples = SampleTable(run_dirs)
+    loaded.iterations, loaded.headers, warnings = load_iterations(run_dirs, rows, samples.read)
+    loaded.samples, loaded.sample_headers = samples.table(), samples.headers
+    loaded.warnings += warnings + samples.warnings
     mark_counting(study, rows)
     here = f"{folder.path}/"  # reports travel: paths in them start at the study folder
     for row in rows:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from paceline.analysis import memory, nsys_operations, nsys_ranges, sqlitepages
+from paceline.analysis import compiled, memory, nsys_operations, nsys_ranges, sqlitepages
 from paceline.analysis.capture import GRAPH, Calls, Capture, Operations, Process, Ranges, Thread
 from paceline.analysis.nsys_keys import LOW_BITS, Keys
 from paceline.analysis.tablesource import ParquetSource, SqliteSource, TableSource, iter_matching
@@ -42,7 +42,7 @@ def open_source(path: str | os.PathLike[str], fast: bool = True) -> TableSource:
         raise TraceError(f"{path}: a report, not an export; first run: nsys export --type sqlite {path.name}")
     if path.is_dir():
         return ParquetSource(path)
-    if fast and sqlitepages.available():
+    if fast and compiled.available():
         return sqlitepages.PageSource(path)
     return SqliteSource(path)
 
@@ -108,7 +108,7 @@ class _Loader:
         if not any("KERNEL" in name or "GRAPH_TRACE" in name for name in cuda):
             self.warnings.append("no GPU work in the capture: profile with --trace=cuda,nvtx on a machine with a GPU")
         rows = {name: self.source.rows(name) for name in [*cuda, *nvtx]}
-        memory.require(self.source.path, rows, compiled=sqlitepages.available())
+        memory.require(self.source.path, rows, compiled=compiled.available())
 
     def _strings(self) -> dict[int, str]:
         if "StringIds" not in self.tables:

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from paceline.analysis import flatranges, projection_numpy
 from paceline.analysis.capture import COPY_KINDS, GRAPH, KERNEL, MEMCPY, START_END, Calls, Capture, Operations, Ranges
+from paceline.analysis.compiled import load_numba
 from paceline.analysis.intervals import Coverage, merge
 
 _WORKERS = 2
@@ -90,9 +91,7 @@ def engine(fast: bool | None = None) -> ModuleType:
     if fast is False:
         return projection_numpy
     try:
-        from paceline.analysis import sqlitepages
-
-        sqlitepages.load_numba()
+        load_numba()
         from paceline.analysis import projection_fast
     except ImportError:
         if fast:

@@ -10,19 +10,21 @@ from __future__ import annotations
 import csv
 import io
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from paceline.analysis.compiled import load_numba
 from paceline.analysis.rankfile_careful import rows_line_by_line
 from paceline.analysis.ranktext import RankParts, RankText, count, split
 from paceline.analysis.readroom import ReadRoom
-from paceline.analysis.tableblocks import Blocks, plain_blocks
+from paceline.analysis.rowwriter import Reader, RowWriter, compiled_counts
+from paceline.analysis.tableblocks import plain_blocks
 from paceline.bench.errors import RecordError
 
 if TYPE_CHECKING:
@@ -30,12 +32,10 @@ if TYPE_CHECKING:
 
 Rows = npt.NDArray[np.float64]
 
-Reader = Callable[[bytearray, Sequence[tuple[int, int]], Blocks, int], list[int]]
-
 COMPILED_FROM_BYTES = 96 * 1024 * 1024
 """Records of this size are read by compiled code, if numba is installed; loading it takes half a second."""
-_BATCH_FILES = 16
-_AHEAD = 3  # batches
+_BATCH_FILES = 32
+_AHEAD = 4
 
 
 @dataclass
@@ -48,6 +48,7 @@ class RankFile(RankParts):
 
 
 Found = RankFile | RecordError
+Batch = list[list[RankText | RecordError]]
 
 
 def read_runs(runs: Sequence[Sequence[Path]], table: IterationColumns | None = None) -> Iterator[list[list[Found]]]:
@@ -57,25 +58,47 @@ def read_runs(runs: Sequence[Sequence[Path]], table: IterationColumns | None = N
         runs: Per run, its files. The order is kept.
         table: Where the rows will go. What is yielded must be appended to it before the next is asked for.
 
-    The rows of what is yielded hold until the next is asked for: their memory is used again. Files are read and split
-    on a thread of its own, a whole batch in one call, and their numbers meanwhile here by compiled code, which leaves
-    the interpreter to the other: threads that take turns at its lock for each file cost more time than they save.
+    The rows of what is yielded hold until the next is asked for: their memory is used again. Of a large study, what is
+    yielded lies some batches back: what the caller does meanwhile, and reading the files, costs no time of its own.
     """
-    compiled = _compiled([path for paths in runs for path in paths])
+    reader = _compiled([path for paths in runs for path in paths])
+    if reader is None or table is None:
+        room = ReadRoom()
+        for batch in _batches(runs):
+            yield _read_batch(_split_batch(batch, room), reader, room)
+        return
     rooms = [ReadRoom() for _ in range(_AHEAD)]
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        ahead: deque[tuple[Future[list[list[RankText | RecordError]]], ReadRoom]] = deque()
+    ahead: deque[tuple[Future[list[int] | None], Batch, ReadRoom]] = deque()
+    with RowWriter(reader, table) as writer:
         for number, batch in enumerate(_batches(runs)):
-            if len(ahead) == _AHEAD:
-                split_runs, room = ahead.popleft()
-                yield _read_batch(split_runs.result(), compiled, room, table)
             room = rooms[number % _AHEAD]
-            ahead.append((pool.submit(_split_batch, batch, room), room))
-        for split_runs, room in ahead:
-            yield _read_batch(split_runs.result(), compiled, room, table)
+            texts = _split_batch(batch, room)
+            ahead.append((writer.begin(_sound(texts)), texts, room))
+            if len(ahead) == _AHEAD:
+                yield from _first_of(ahead, writer, reader)
+        while ahead:
+            yield from _first_of(ahead, writer, reader)
 
 
-def _split_batch(runs: Sequence[Sequence[Path]], room: ReadRoom) -> list[list[RankText | RecordError]]:
+def _first_of(
+    ahead: deque[tuple[Future[list[int] | None], Batch, ReadRoom]], writer: RowWriter, reader: Reader
+) -> Iterator[list[list[Found]]]:
+    """Yield the batch begun first; all of them, read in another way, where the writer had to stop."""
+    written, batch, room = ahead.popleft()
+    counts = written.result()
+    if counts is not None:
+        each = iter(counts)
+        yield [[_record(text, None, next(each)) for text in texts if isinstance(text, RankText)] for texts in batch]
+        return
+    yield _read_batch(batch, reader, room)
+    while ahead:
+        written, batch, room = ahead.popleft()
+        written.result()
+        yield _read_batch(batch, reader, room)
+    writer.resume()
+
+
+def _split_batch(runs: Sequence[Sequence[Path]], room: ReadRoom) -> Batch:
     room.clear()
     return [[split(path, room) for path in paths] for paths in runs]
 
@@ -103,77 +126,52 @@ def _compiled(paths: Sequence[Path]) -> Reader | None:
     if size < COMPILED_FROM_BYTES:
         return None
     try:
+        load_numba()
         from paceline.analysis.rankfile_fast import parse_files
     except ImportError:  # numba is the extra `fast`
         return None
     return parse_files
 
 
-def _read_batch(
-    runs: Sequence[Sequence[RankText | RecordError]],
-    compiled: Reader | None,
-    room: ReadRoom,
-    table: IterationColumns | None,
-) -> list[list[Found]]:
-    """Return what the files of some runs hold, neighbours of the same columns read at once."""
-    found = None if compiled is None or table is None else _stored(runs, compiled, table)
-    if found is None:
-        found = []
-        texts: list[RankText] = []
-        for text in (text for each in runs for text in each):
-            if texts and (isinstance(text, RecordError) or text.columns != texts[0].columns):
-                found += _rows(texts, compiled, room)
-                texts = []
-            if isinstance(text, RecordError):
-                found.append(text)
-            else:
-                texts.append(text)
-        found += _rows(texts, compiled, room)
-    each_found = iter(found)
-    return [list(islice(each_found, len(each))) for each in runs]
-
-
-def _stored(
-    runs: Sequence[Sequence[RankText | RecordError]], compiled: Reader, table: IterationColumns
-) -> list[Found] | None:
-    """Have the rows of a sound batch written into the table's own memory; None if anything is not as it should be."""
-    texts: list[RankText] = []
-    for each in runs:
-        good = [text for text in each if isinstance(text, RankText)]
+def _sound(batch: Batch) -> list[RankText] | None:
+    """Return the texts of a batch if all could be read and are in the order of their ranks, else None."""
+    sound: list[RankText] = []
+    for texts in batch:
+        good = [text for text in texts if isinstance(text, RankText)]
         ranks = [text.header["rank"] for text in good]
-        if len(good) < len(each) or ranks != sorted(ranks):
+        if len(good) < len(texts) or ranks != sorted(ranks):
             return None
-        texts += good
-    blocks = table.blocks(texts[0].columns) if texts else None
-    if blocks is None or any(text.columns != texts[0].columns for text in texts):
-        return None
-    counts = _compiled_counts(texts, compiled, blocks, len(table))
-    if min(counts) < 0:
-        return None
-    return [_record(text, None, count) for text, count in zip(texts, counts, strict=True)]
+        sound += good
+    return sound
 
 
-def _compiled_counts(texts: Sequence[RankText], compiled: Reader, blocks: Blocks, first: int) -> list[int]:
-    """Have the rows of files written one after the other; return how many each has, -1 for one that does not fit."""
-    counts: list[int] = []
-    for _, own in groupby(texts, key=lambda text: id(text.data)):
-        files = list(own)
-        new = compiled(files[0].data, [(text.start, text.stop) for text in files], blocks, first)
-        first += sum(length for length in new if length > 0)
-        counts += new
-    return counts
+def _read_batch(batch: Batch, reader: Reader | None, room: ReadRoom) -> list[list[Found]]:
+    """Return what the files of some runs hold, neighbours of the same columns read at once."""
+    found: list[Found] = []
+    texts: list[RankText] = []
+    for text in (text for each in batch for text in each):
+        if texts and (isinstance(text, RecordError) or text.columns != texts[0].columns):
+            found += _rows(texts, reader, room)
+            texts = []
+        if isinstance(text, RecordError):
+            found.append(text)
+        else:
+            texts.append(text)
+    found += _rows(texts, reader, room)
+    each_found = iter(found)
+    return [list(islice(each_found, len(each))) for each in batch]
 
 
-def _rows(texts: Sequence[RankText], compiled: Reader | None, room: ReadRoom) -> list[Found]:
+def _rows(texts: Sequence[RankText], reader: Reader | None, room: ReadRoom) -> list[Found]:
     """Return the rows of files of the same columns: compiled, else as a table of values, else line by line."""
     if not texts:
         return []
     width = len(texts[0].columns)
     found: list[Found | None] = [None] * len(texts)
-    if compiled is not None:
+    if reader is not None:
         values = room.numbers(width, sum(text.num_rows for text in texts))
         start = 0
-        for slot, length in enumerate(_compiled_counts(texts, compiled, plain_blocks(values), 0)):
+        for slot, length in enumerate(compiled_counts(texts, reader, plain_blocks(values), 0)):
             if length >= 0:
                 found[slot] = _record(texts[slot], values[:, start : start + length].T, length)
                 start += length

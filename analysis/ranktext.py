@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from paceline.analysis.jsontext import loads
 from paceline.analysis.readroom import ReadRoom
 from paceline.bench.errors import RecordError
 from paceline.bench.record import RANK_SCHEMA, require_schema
@@ -87,7 +87,7 @@ def _split(path: Path, room: ReadRoom) -> RankText:
 def _object(line: bytearray, path: Path, number: int | None) -> dict[str, Any]:
     where = "the last line" if number is None else f"line {number}"
     try:
-        value = json.loads(line)
+        value = loads(line)
     except ValueError as error:
         raise RecordError(f"{path}: {where} is not valid JSON") from error
     if not isinstance(value, dict):

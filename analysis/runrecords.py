@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from paceline.analysis.iterationcolumns import IterationColumns
@@ -19,12 +20,15 @@ _ROWS_AT_ONCE = 8_000_000  # whatever the cases promise
 Headers = dict[int, list[dict[str, Any]]]
 
 
-def load_iterations(run_dirs: list[RunDir], rows: list[dict[str, Any]]) -> tuple[pd.DataFrame, Headers, list[str]]:
+def load_iterations(
+    run_dirs: list[RunDir], rows: list[dict[str, Any]], meanwhile: Callable[[int], None]
+) -> tuple[pd.DataFrame, Headers, list[str]]:
     """Return the iterations of all runs, the headers of their rank records, and warnings.
 
     Args:
         run_dirs: The runs.
         rows: What is known about each. A run whose records do not bear out its result becomes ``unreadable`` there.
+        meanwhile: Called once for each run, with its number, while the records of others are read.
     """
     import pandas as pd
 
@@ -44,6 +48,7 @@ def load_iterations(run_dirs: list[RunDir], rows: list[dict[str, Any]]) -> tuple
             elif problem:
                 warnings.append(problem)
             headers[number] = [record.header for record in good]
+            meanwhile(number)
             kept += [(number, record) for record in good if record.num_rows]
             number += 1
         table.extend(kept)

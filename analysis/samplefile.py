@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paceline.analysis.jsontext import loads
 from paceline.analysis.readroom import ReadRoom
 from paceline.bench.errors import RecordError
 from paceline.bench.record import SAMPLES_SCHEMA, require_schema
@@ -81,7 +81,7 @@ def read_samples(path: Path, keep_every: int, room: ReadRoom) -> SamplesFile:
     if not lines:
         raise RecordError(f"{path}: empty")
     try:
-        header = json.loads(data[lines[0]])
+        header = loads(data[lines[0]])
     except ValueError as error:
         raise RecordError(f"{path}: line 1 is not valid JSON") from error
     require_schema(header, SAMPLES_SCHEMA, str(path))
@@ -96,7 +96,7 @@ def read_samples(path: Path, keep_every: int, room: ReadRoom) -> SamplesFile:
             continue
         line = data[place]
         try:
-            _add(rows, json.loads(line), node, job_cores)
+            _add(rows, loads(line), node, job_cores)
         except (ValueError, KeyError, TypeError, AttributeError):
             bad += 1
     return SamplesFile(path, header, rows, bad)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,45 +20,55 @@ _BUDGET_BYTES = 8 * 1024 * 1024
 
 SAMPLE_COLUMNS = ("source", "name", "t_s", *dict.fromkeys(key for keys in VALUES.values() for key in keys), "throttle")
 
-Headers = dict[int, list[dict[str, Any]]]
 
+class SampleTable:
+    """The samples of a study, run by run; of very large studies, every so-manieth uneventful second.
 
-def load_samples(run_dirs: list[RunDir]) -> tuple[pd.DataFrame, Headers, list[str]]:
-    """Return the samples of all runs (of very large studies, every so-manieth uneventful second), headers, warnings.
-
-    The table has one row per run, second and device: ``run``, ``SAMPLE_COLUMNS`` (samplefile.py says what a row is; NaN
-    for what its source does not say) and ``unix_s``.
+    ``headers`` are those of the samplers, per run, by node. ``warnings`` says what was left out.
     """
-    headers: Headers = {}
-    warnings: list[str] = []
-    files = [(number, path) for number, run in enumerate(run_dirs) for path in run.samples_files()]
-    size = sum(path.stat().st_size for _, path in files)
-    keep_every = -(-size // _BUDGET_BYTES) or 1
-    runs: list[int] = []
-    origins: list[float] = []
-    lengths: list[int] = []
-    rows: list[Row] = []
-    room = ReadRoom()
-    for number, path in files:
-        try:
-            record = read_samples(path, keep_every, room)
-        except RecordError as error:
-            warnings.append(str(error))
-            continue
-        if record.bad_lines > 1:  # one cut line is how every killed sampler ends
-            warnings.append(f"{path}: {record.bad_lines} lines could not be read")
-        headers.setdefault(number, []).append(record.header)
-        rows += record.rows
-        runs.append(number)
-        origins.append(clock_origin(record.header))
-        lengths.append(len(record.rows))
-    if keep_every > 1:
-        warnings.append(
-            f"the samples are large ({size / 1e6:.0f} MB): read every {keep_every} s where nothing notable happened"
-        )
-    table = _table(rows, np.repeat(np.array(runs, dtype=np.int32), lengths))
-    table["unix_s"] = table["t_s"] + np.repeat(np.array(origins, dtype=np.float64), lengths)
-    return table, headers, warnings
+
+    def __init__(self, run_dirs: Sequence[RunDir]) -> None:
+        self.headers: dict[int, list[dict[str, Any]]] = {}
+        self.warnings: list[str] = []
+        self._files = [run.samples_files() for run in run_dirs]
+        self._size = sum(path.stat().st_size for paths in self._files for path in paths)
+        self._keep_every = -(-self._size // _BUDGET_BYTES) or 1
+        self._runs: list[int] = []
+        self._origins: list[float] = []
+        self._lengths: list[int] = []
+        self._rows: list[Row] = []
+        self._room = ReadRoom()
+
+    def read(self, number: int) -> None:
+        """Append the samples of a run, which is its place in ``run_dirs``."""
+        for path in self._files[number]:
+            try:
+                record = read_samples(path, self._keep_every, self._room)
+            except RecordError as error:
+                self.warnings.append(str(error))
+                continue
+            if record.bad_lines > 1:  # one cut line is how every killed sampler ends
+                self.warnings.append(f"{path}: {record.bad_lines} lines could not be read")
+            self.headers.setdefault(number, []).append(record.header)
+            self._rows += record.rows
+            self._runs.append(number)
+            self._origins.append(clock_origin(record.header))
+            self._lengths.append(len(record.rows))
+
+    def table(self) -> pd.DataFrame:
+        """Return what was read, one row per run, second and device.
+
+        The columns: ``run``, ``SAMPLE_COLUMNS`` (samplefile.py says what a row is; NaN for what its source does not
+        say) and ``unix_s``.
+        """
+        if self._keep_every > 1:
+            self.warnings.append(
+                f"the samples are large ({self._size / 1e6:.0f} MB): "
+                f"read every {self._keep_every} s where nothing notable happened"
+            )
+        table = _table(self._rows, np.repeat(np.array(self._runs, dtype=np.int32), self._lengths))
+        table["unix_s"] = table["t_s"] + np.repeat(np.array(self._origins, dtype=np.float64), self._lengths)
+        return table
 
 
 def _table(rows: list[Row], runs: npt.NDArray[np.int32]) -> pd.DataFrame:

@@ -13,11 +13,8 @@ given back as the reading goes on, so that a file of any size takes little memor
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import mmap
 import os
-import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -26,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from paceline.analysis.capture import NO_TIME
+from paceline.analysis.compiled import load_numba
 from paceline.analysis.tablesource import Column, SqliteSource, decode, quoted
 from paceline.bench.errors import TraceError
 
@@ -34,23 +32,6 @@ _WORKERS = 2
 _CODES = {"time": 0, "int": 1, "key": 2, "text": 3}
 MAX_WIDE, MAX_NARROW = 5, 8
 """Columns of 64 and of 32 bits that one pass can fill: a fixed number, so that everything is compiled once."""
-
-
-def available() -> bool:
-    """Return whether numba is installed."""
-    return importlib.util.find_spec("numba") is not None
-
-
-def load_numba() -> None:
-    """Load numba without the BLAS of scipy, for which it loads all of scipy.linalg: half a second for nothing here."""
-    name = "scipy.linalg"
-    if name in sys.modules or "numba.np.arraymath" in sys.modules:
-        return
-    sys.modules[name] = None  # type: ignore[assignment]  # makes importing it an ImportError, which numba expects
-    try:
-        importlib.import_module("numba.np.arraymath")
-    finally:
-        del sys.modules[name]
 
 
 class PageSource(SqliteSource):

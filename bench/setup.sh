@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # setup.sh [user|dev]: make the environment of the tool, .venv, from containers/locks/tool.txt (what `make setup` calls).
 #
-# `user` installs what `paceline` needs, `dev` what the tests, linters and type checker need as well. Nothing is done when
-# the environment is up to date. PYTHON names the interpreter to use (3.10 or newer; found when not given). The environment
-# of the jobs (Isaac Lab, torch) is another one, made when it is first needed.
+# `user` installs what `paceline` needs, the compiler of the readers of large files included, `dev` what the tests, linters
+# and type checker need as well. Nothing is done when the environment is up to date. PYTHON names the interpreter to use
+# (3.10 or newer; found when not given). The environment of the jobs (Isaac Lab, torch) is another one, made when it is
+# first needed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly lock=containers/locks/tool.txt
-extras=""
 case ${1:-user} in
-    user) ;;
+    user) extras="[fast]" ;;
     dev) extras="[dev,fast]" ;;
     *) echo "setup.sh: unknown set '$1' (user or dev)" >&2; exit 2 ;;
 esac
@@ -63,7 +63,7 @@ find_uv() { # uv on PATH, else in .uv, else installed there; $1 is a Python
 # The folder is part of the stamp: scripts in an environment name it, so a checkout that was moved is set up again.
 stamp="$({ cat pyproject.toml "$lock"; pwd; } | sha256sum | cut -d' ' -f1) ${PYTHON:-}"
 up_to_date() { [ "$(cat ".venv/.paceline-$1" 2> /dev/null)" = "$stamp" ] && .venv/bin/python -c '' 2> /dev/null; }
-if up_to_date dev || { [ -z "$extras" ] && up_to_date user; }; then exit 0; fi
+if up_to_date dev || { [ "${1:-user}" = user ] && up_to_date user; }; then exit 0; fi
 
 echo "setup: making .venv (the tool's environment)" >&2
 python=$(find_python)

@@ -63,7 +63,8 @@ PLAN_THIRD_PARTY = {"pydantic", "pydantic_core", "jinja2", "submitit", "rich", "
 JOB_THIRD_PARTY = {"torch", "nvtx", "pynvml", "psutil"}
 TRAINER_THIRD_PARTY = {"isaaclab", "isaaclab_rl", "isaaclab_tasks", "isaaclab_newton", "warp", "newton", "gymnasium"}
 TRAINER_THIRD_PARTY |= {"hydra", "omegaconf", "rsl_rl", "rl_games", "numpy"}
-ANALYSIS_THIRD_PARTY = {"numpy", "pandas", "scipy", "numba", "pyarrow", "vl_convert", "jinja2", "rich", "yaml"}
+ANALYSIS_THIRD_PARTY = {"numpy", "pandas", "scipy", "numba", "orjson", "pyarrow", "vl_convert", "jinja2", "rich"}
+ANALYSIS_THIRD_PARTY |= {"yaml"}
 # bench.tasks is the plan's, but makes its table from an installed Isaac Lab when told to, with the jobs' Python.
 # bench.assets asks Isaac Lab which asset server it is set to.
 INSIDE_FUNCTIONS = {

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paceline.analysis import sqlitepages
+from paceline.analysis import compiled
 from paceline.analysis.sqlitepages import PageSource
 from paceline.analysis.tablesource import Column, SqliteSource
 
@@ -111,4 +111,4 @@ def test_what_the_page_reader_leaves_to_the_library(tmp_path: Path) -> None:
 
 def test_numba_is_there() -> None:
     """The fast extra is part of the development environment: tests of it must not fall back in silence."""
-    assert sqlitepages.available()
+    assert compiled.available()
