@@ -35,7 +35,7 @@ Rows = npt.NDArray[np.float64]
 COMPILED_FROM_BYTES = 96 * 1024 * 1024
 """Records of this size are read by compiled code, if numba is installed; loading it takes half a second."""
 _BATCH_FILES = 32
-_AHEAD = 4
+_AHEAD = 4  # batches
 
 
 @dataclass
