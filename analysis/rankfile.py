@@ -49,6 +49,8 @@ class RankFile(RankParts):
 
 Found = RankFile | RecordError
 Batch = list[list[RankText | RecordError]]
+Begun = tuple[Future[list[int] | None], Batch, ReadRoom]
+"""The rows that each text will have, as RowWriter.begin says; the texts; what they were read into."""
 
 
 def read_runs(runs: Sequence[Sequence[Path]], table: IterationColumns | None = None) -> Iterator[list[list[Found]]]:
@@ -68,7 +70,7 @@ def read_runs(runs: Sequence[Sequence[Path]], table: IterationColumns | None = N
             yield _read_batch(_split_batch(batch, room), reader, room)
         return
     rooms = [ReadRoom() for _ in range(_AHEAD)]
-    ahead: deque[tuple[Future[list[int] | None], Batch, ReadRoom]] = deque()
+    ahead: deque[Begun] = deque()
     with RowWriter(reader, table) as writer:
         for number, batch in enumerate(_batches(runs)):
             room = rooms[number % _AHEAD]
@@ -80,9 +82,7 @@ def read_runs(runs: Sequence[Sequence[Path]], table: IterationColumns | None = N
             yield from _first_of(ahead, writer, reader)
 
 
-def _first_of(
-    ahead: deque[tuple[Future[list[int] | None], Batch, ReadRoom]], writer: RowWriter, reader: Reader
-) -> Iterator[list[list[Found]]]:
+def _first_of(ahead: deque[Begun], writer: RowWriter, reader: Reader) -> Iterator[list[list[Found]]]:
     """Yield the batch begun first; all of them, read in another way, where the writer had to stop."""
     written, batch, room = ahead.popleft()
     counts = written.result()
@@ -134,7 +134,7 @@ def _compiled(paths: Sequence[Path]) -> Reader | None:
 
 
 def _sound(batch: Batch) -> list[RankText] | None:
-    """Return the texts of a batch if all could be read and are in the order of their ranks, else None."""
+    """Return the texts of a batch if all could be read, have the same columns and follow their ranks, else None."""
     sound: list[RankText] = []
     for texts in batch:
         good = [text for text in texts if isinstance(text, RankText)]
@@ -142,7 +142,7 @@ def _sound(batch: Batch) -> list[RankText] | None:
         if len(good) < len(texts) or ranks != sorted(ranks):
             return None
         sound += good
-    return sound
+    return None if any(text.columns != sound[0].columns for text in sound) else sound
 
 
 def _read_batch(batch: Batch, reader: Reader | None, room: ReadRoom) -> list[list[Found]]:

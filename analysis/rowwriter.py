@@ -41,12 +41,11 @@ class RowWriter:
     def begin(self, texts: Sequence[RankText] | None) -> Future[list[int] | None]:
         """Return the number of rows that each text will have, all of them behind those of the batch begun before.
 
+        All texts must have the same columns.
         The result is None, and nothing in the table counts, if a line is not as it should be, or ``texts`` is None, or
         the batch before had no result either.
         """
         blocks = self._table.blocks(texts[0].columns) if texts else None
-        if texts and any(text.columns != texts[0].columns for text in texts):
-            blocks = None
         return self._pool.submit(self._write, texts or (), blocks)
 
     def resume(self) -> None:
