@@ -39,7 +39,7 @@ _AFTER_OVERFLOW = frozenset({"physics_failed", "physx_kernel", "physx_crash", "s
 
 
 # What other ranks report after one of them has raised an exception of its own.
-_CONSEQUENCES = frozenset({"nccl", "gloo", "rendezvous", "segfault", "signal", "killed"})
+_CONSEQUENCES = frozenset({"nccl", "gloo", "rendezvous", "segfault", "signal", "killed", "no_trace"})
 
 
 class Cause(NamedTuple):

@@ -125,7 +125,14 @@ def _try_nsys(found: dict[str, Any], case: Case, also: str | None) -> str | None
 
 
 def probe(path: Path, cuda: bool) -> str | None:
-    """Profile a program that does next to nothing; return why nsys does not work here, None if it does."""
+    """Profile a program that does next to nothing; return why nsys does not work here, None if it does.
+
+    Tried twice: beside another version of nsys on one node, one start in a hundred fails for want of its own agent.
+    """
+    return _probe_once(path, cuda) and _probe_once(path, cuda)
+
+
+def _probe_once(path: Path, cuda: bool) -> str | None:
     with tempfile.TemporaryDirectory(prefix="paceline-nsys-") as folder:
         report = Path(folder) / "probe.nsys-rep"
         program = [sys.executable, "-c", _PROBE_CUDA if cuda else "pass"]

@@ -23,6 +23,7 @@ from paceline.analysis.scrub import scrub
 from paceline.bench.errors import TraceError
 from paceline.profiling import nsys
 
+from tests.integration.nsystool import real_nsys
 from tests.tracegen import synthetic
 
 pytestmark = pytest.mark.slow
@@ -32,13 +33,10 @@ TOKEN = "planted-token-4f2a9c7e1b"
 
 
 @pytest.fixture(scope="module", params=["2024.2.3", "2023.4.4"])
-def tool(request: pytest.FixtureRequest, repository: Path) -> Path:
-    """The real nsys; fetched once and kept in build/, which git ignores."""
-    folder = repository / "build" / f"nsys-{request.param}"
-    script = repository / "tests" / "install" / "nsys.sh"
-    done = subprocess.run(["bash", script, folder, request.param], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder / "nsys" / "bin" / "nsys"
+def tool(request: pytest.FixtureRequest, repository: Path) -> Iterator[Path]:
+    """The real nsys."""
+    with real_nsys(repository, request.param) as path:
+        yield path
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from paceline.bench.rundir import StudyDir, read_json
 from paceline.profiling import nsys
 
 from tests.conftest import SlurmCluster
+from tests.integration.nsystool import real_nsys
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -37,14 +39,11 @@ RANGES = {"iteration", "rollout", "env_step", "physics", "inference", "update", 
 TOKEN = "planted-token-0d5e1b"
 
 
-@pytest.fixture(scope="module")
-def tool(repository: Path) -> Path:
-    """The real nsys; fetched once and kept in build/, which git ignores."""
-    folder = repository / "build" / "nsys-2024.2.3"
-    script = repository / "tests" / "install" / "nsys.sh"
-    done = subprocess.run(["bash", script, folder, "2024.2.3"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder / "nsys" / "bin" / "nsys"
+@pytest.fixture
+def tool(repository: Path) -> Iterator[Path]:
+    """The real nsys."""
+    with real_nsys(repository, "2024.2.3") as path:
+        yield path
 
 
 @pytest.fixture(scope="module")

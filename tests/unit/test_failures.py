@@ -72,6 +72,7 @@ TEXTS = [
     ("wrong_device", "ValueError: Device 'cuda:0' does not match expected device for local rank 1"),
     ("driver", "RuntimeError: Found no NVIDIA driver on your system."),
     ("driver", "cuInit failed: CUDA_ERROR_NO_DEVICE"),
+    ("no_trace", "[QuadDCommon::tag_message*] = Local Endpoint is not available."),
     ("physx_crash", "[Error] [omni.physx.plugin] PhysX error: Failed to allocate pinned memory"),
     ("physx_crash", "PhysX error: SynchronizeStreams cuEventRecord failed with error 700"),
     ("physx_crash", "[Error] [omni.physx.plugin] Cuda context manager error, simulation will be stopped and new cuda context manager will be created."),
@@ -191,6 +192,13 @@ def test_a_bug_comes_before_its_consequences(tmp_path: Path) -> None:
     log.write_text(BEFORE + nccl + gloo + "[rank0]: ValueError: a mistake\n" + "  exitcode  : -9 (pid: 5)\n" + AFTER)
     found = causes.read_log(log, 64).cause
     assert (found.cause, found.message) == ("error", "ValueError: a mistake")
+
+
+def test_a_bug_comes_before_what_nsys_says_of_it(tmp_path: Path) -> None:
+    log = tmp_path / "train.log"
+    said = "[QuadDCommon::tag_message*] = Local Endpoint is not available.\n"
+    log.write_text(BEFORE + "ValueError: a mistake\n" + AFTER + said)
+    assert causes.read_log(log, 64).cause.cause == "error"
 
 
 def test_what_is_benign_is_no_cause(tmp_path: Path) -> None:

@@ -217,6 +217,17 @@ def test_nsys_that_does_not_work_here(run: RunDir, line: str, said: str) -> None
     assert re.search(said, read_json(run.profiler_json)["note"])
 
 
+def test_an_nsys_that_fails_once_is_tried_again(run: RunDir) -> None:
+    """As nsys does now and then where another version of it is at work on the node."""
+    tries = run.path / "tries"
+    report = 'for word; do case $word in --output=*) echo report > "${word#--output=}" ;; esac; done'
+    once = f"echo x >> {tries}; [ $(wc -l < {tries}) -gt 1 ] || {{ echo End of file; exit 1; }}"
+    path = put_nsys(run, "2024.2.3.38", f"{once}; {report}")
+    assert profiler.choose(run, profiled_case()) == str(path)
+    assert tries.read_text() == "x\n" * 2
+    assert read_json(run.profiler_json)["note"] is None
+
+
 def test_a_driver_is_told_from_what_nvidia_smi_prints(run: RunDir) -> None:
     program = run.path.parents[3] / "bin" / "nvidia-smi"
     program.write_text("#!/bin/sh\nprintf '580.159.04\\n580.159.04\\n'\n")
