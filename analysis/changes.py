@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from paceline.analysis.stats import ratio_interval, t_quantile
+from paceline.analysis.stats import ratio_interval, t_quantile, two_sided
 
 Verdict = Literal["better", "worse", "inconclusive"]
 Runs = Mapping[float, float]
@@ -39,6 +39,9 @@ class Change:
     """Pairs that the interval comes from; 0 if the repeats could not be paired."""
     runs: tuple[int, int]
     verdict: Verdict
+    p_value: float | None = None
+    """Chance of a change this clear if nothing changed, two-sided; None with one run each. Below 5 % exactly where the
+    interval excludes no change."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the change as ``paceline compare --format json`` prints it."""
@@ -53,6 +56,7 @@ class Change:
             "runs_a": self.runs[0],
             "runs_b": self.runs[1],
             "verdict": self.verdict,
+            "p_value": self.p_value,
         }
 
 
@@ -83,6 +87,7 @@ def change_at(size: float, a: Runs, b: Runs) -> Change:
         pairs=len(ratios) if len(ratios) >= 2 else 0,
         runs=(len(a), len(b)),
         verdict=_verdict(low, high),
+        p_value=_p_value(centre, low, high, len(ratios) - 1.0 if len(ratios) >= 2 else _variance_of_mean(a, b)[1]),
     )
 
 
@@ -116,9 +121,10 @@ def change_over_all(
         variance += term / len(points) ** 2
         freedom_terms += (term / len(points) ** 2) ** 2 / freedom
     middle = float(centres.mean())
-    half = 0.0
+    half, freedom = 0.0, 1.0
     if variance > 0:
-        half = t_quantile(max(variance**2 / freedom_terms, 1.0)) * math.sqrt(variance)
+        freedom = max(variance**2 / freedom_terms, 1.0)
+        half = t_quantile(freedom) * math.sqrt(variance)
     low, high = math.expm1(middle - half), math.expm1(middle + half)
     return replace(
         none,
@@ -127,6 +133,7 @@ def change_over_all(
         high=high,
         pairs=sum(point.pairs for point in points),
         verdict=_verdict(low, high),
+        p_value=_p_value(math.expm1(middle), low, high, freedom),
     )
 
 
@@ -148,6 +155,16 @@ def _t_interval(logs: Sequence[float]) -> tuple[float, float, float]:
     middle = float(values.mean())
     half = t_quantile(len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
     return math.expm1(middle), math.expm1(middle - half), math.expm1(middle + half)
+
+
+def _p_value(change: float, low: float | None, high: float | None, freedom: float) -> float | None:
+    """Return the two-sided p value that belongs to a 95 % interval of Student's t, symmetric on logarithms."""
+    if low is None or high is None:
+        return None
+    half = 0.5 * (math.log1p(high) - math.log1p(low))
+    if half <= 0.0:
+        return 0.0 if change else 1.0
+    return two_sided(t_quantile(freedom) * abs(math.log1p(change)) / half, freedom)
 
 
 def _less_one(value: float | None) -> float | None:

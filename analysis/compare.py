@@ -19,6 +19,7 @@ import numpy as np
 from paceline.analysis.changes import Change, Runs, change_at, change_over_all
 from paceline.analysis.curves import Curve, curves
 from paceline.analysis.ingest import read_any
+from paceline.analysis.stats import holm
 from paceline.analysis.table import Mode, Table, count
 from paceline.bench.errors import RecordError
 
@@ -67,9 +68,20 @@ class Comparison:
     points: tuple[Change, ...]
     overall: Change
 
+    def chance(self) -> tuple[bool, ...]:
+        """Return for each point whether its verdict may be chance, as one of several.
+
+        Where nothing changed, one comparison in ten of four world sizes calls one of them worse, and one in ten better.
+        Corrected for their number (Holm), one in twenty calls any of them either.
+        """
+        known = [point.p_value for point in self.points if point.p_value is not None]
+        corrected = iter(holm(known))
+        return tuple(point.p_value is None or next(corrected) > 0.05 for point in self.points)
+
     def fails(self, limit: float) -> bool:
-        """Return whether any point, or all together, is worse for certain and by more than ``limit`` (0.02 for 2 %)."""
-        return any(change.verdict == "worse" and change.change < -limit for change in (*self.points, self.overall))
+        """Return whether B is worse by more than ``limit`` (0.02: 2 %): over all, or at a point and not by chance."""
+        judged = zip((*self.points, self.overall), (*self.chance(), False), strict=True)
+        return any(change.verdict == "worse" and change.change < -limit and not chance for change, chance in judged)
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as ``paceline compare --format json`` prints it."""
@@ -78,7 +90,10 @@ class Comparison:
             "b": self.b,
             "verdict": self.overall.verdict,
             "overall": self.overall.to_json(),
-            "points": [point.to_json() for point in self.points],
+            "points": [
+                point.to_json() | {"may_be_chance": chance}
+                for point, chance in zip(self.points, self.chance(), strict=True)
+            ],
             "differs": list(self.differs),
         }
 
@@ -205,6 +220,13 @@ def as_text(found: Comparison) -> str:
         interval = f"{change.low:+.1%} to {change.high:+.1%}" if known else "n=1, no interval"
         row = f"{size:>5} {rates[0]:>12} {rates[1]:>12} {change.change:>+8.1%}  {interval:18} {change.pairs:>5}"
         lines.append(f"{row}  {change.verdict}")
+    doubtful = [
+        f"N={point.world_size}"
+        for point, chance in zip(found.points, found.chance(), strict=True)
+        if chance and point.verdict not in ("inconclusive", found.overall.verdict)
+    ]
+    if doubtful:
+        lines.append(f"{', '.join(doubtful)}: may be chance, as one of {len(found.points)} world sizes judged (Holm)")
     if found.overall.verdict != "inconclusive":
         lines.append(f"B is {found.overall.verdict}")
     elif found.overall.low is None:

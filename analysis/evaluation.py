@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from paceline.analysis.stats import t_quantile
+from paceline.analysis.stats import holm, t_quantile
 from paceline.bench import jsontext
 from paceline.bench.errors import RecordError
 from paceline.bench.rundir import read_json
@@ -180,7 +180,7 @@ def ranking(cells: Sequence[CellResult], measure: str = "reward") -> Ranking | N
             raw[label] = math.erfc(difference / math.sqrt(variance) / math.sqrt(2))
         else:
             raw[label] = 1.0 if difference == 0 else 0.0
-    corrected = _holm(raw)
+    corrected = dict(zip(raw, holm(list(raw.values())), strict=True))
     ties = tuple(label for label in order[1:] if corrected[label] > 0.05)
     return Ranking(measure, tuple(order), ties, corrected)
 
@@ -253,16 +253,6 @@ def table(cells: Iterable[CellResult]) -> list[dict[str, Any]]:
         }
         rows.append(row)
     return rows
-
-
-def _holm(values: dict[str, float]) -> dict[str, float]:
-    """Return p values corrected for their number (Holm 1979)."""
-    corrected: dict[str, float] = {}
-    worst = 0.0
-    for number, label in enumerate(sorted(values, key=lambda name: values[name])):
-        worst = max(worst, min(1.0, values[label] * (len(values) - number)))
-        corrected[label] = worst
-    return corrected
 
 
 def _parse(line: bytes) -> dict[str, Any]:

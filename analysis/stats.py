@@ -97,18 +97,19 @@ def t_quantile(freedom: float, probability: float = 0.975) -> float:
     """
     target = 2.0 * (1.0 - probability)  # P(|t| > q) = I_{f/(f+q^2)}(f/2, 1/2)
     low, high = 0.0, 2.0
-    while _two_sided(high, freedom) > target:
+    while two_sided(high, freedom) > target:
         low, high = high, high * 2.0
     for _ in range(80):
         middle = 0.5 * (low + high)
-        if _two_sided(middle, freedom) > target:
+        if two_sided(middle, freedom) > target:
             low = middle
         else:
             high = middle
     return 0.5 * (low + high)
 
 
-def _two_sided(q: float, freedom: float) -> float:
+def two_sided(q: float, freedom: float) -> float:
+    """Return P(|t| > q) of Student's t with ``freedom`` (real, at least 1) degrees of freedom."""
     return _incomplete_beta(freedom / 2.0, 0.5, freedom / (freedom + q * q))
 
 
@@ -135,6 +136,16 @@ def _incomplete_beta(a: float, b: float, x: float) -> float:
         if abs(c * d - 1.0) < 1e-15:
             break
     return math.exp(log_front) * fraction / a
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values corrected for how many there are: 5 % is then the chance of one error or more (Holm 1979)."""
+    corrected = [1.0] * len(p_values)
+    worst = 0.0
+    for number, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        worst = max(worst, min(1.0, p_values[i] * (len(p_values) - number)))
+        corrected[i] = worst
+    return corrected
 
 
 class SteadyState(NamedTuple):

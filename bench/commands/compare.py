@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fail-if-worse",
         metavar="LIMIT",
         type=_share,
-        help="exit 1 if B is worse for certain (the interval excludes no change) and by more than this, such as 2%%",
+        help="exit 1 if B is worse by more than this, such as 2%%, over all world sizes or, beyond chance, at one",
     )
     parser.add_argument(
         "--allow",

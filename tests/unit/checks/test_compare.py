@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from paceline.analysis.changes import change_at, change_over_all
-from paceline.analysis.compare import compare, compare_paths
+from paceline.analysis.compare import Comparison, as_text, compare, compare_paths
 from paceline.analysis.plain_csv import parse_csv
 from paceline.bench.cli import main
 from paceline.bench.errors import RecordError
@@ -69,6 +69,48 @@ def test_intervals_cover_and_no_change_is_called_inconclusive(paired: bool) -> N
         hits += overall.low <= 0 <= overall.high
         calls += overall.verdict == "inconclusive"
     assert hits == calls and hits / 250 >= 0.93
+
+
+def test_many_points_raise_few_false_alarms() -> None:
+    """Four world sizes, three repeats, nothing changed: alone, one in ten is called worse somewhere."""
+    rng = np.random.default_rng(11)
+    alone = failed = 0
+    for _ in range(300):
+        a: Any
+        b: Any
+        a, b = ({n: dict(enumerate(np.exp(rng.normal(14, 0.03, 3)))) for n in (1, 2, 4, 8)} for _ in "ab")
+        points = tuple(change_at(n, a[n], b[n]) for n in a)
+        overall = change_over_all(points, a, b, sorted(a))
+        found = Comparison(a="a", b="b", differs=(), points=points, overall=overall)
+        alone += any(point.verdict == "worse" for point in points)
+        failed += found.fails(0.0)
+    assert 0.06 <= alone / 300 <= 0.16
+    assert failed / 300 <= 0.06
+
+
+def test_a_point_beyond_chance_fails_and_one_that_may_be_chance_is_named() -> None:
+    steady: Any = {n: (1e6, 1.01e6, 1.02e6) for n in (1, 2, 4, 8)}
+    a = table(steady)
+    clear = compare(a, table(steady | {8: (0.900e6, 0.908e6, 0.919e6)}))
+    assert [point.verdict for point in clear.points] == ["inconclusive"] * 3 + ["worse"]
+    assert clear.chance() == (True, True, True, False) and clear.fails(0.02) and not clear.fails(0.2)
+    noisy: Any = {n: (1.02e6, 1.01e6, 1e6) for n in (1, 2, 4)}
+    weak = compare(a, table(noisy | {8: (0.96e6, 0.98e6, 0.97e6)}))
+    assert weak.points[-1].verdict == "worse" and 0.0125 < (weak.points[-1].p_value or 0) < 0.05
+    assert weak.chance()[-1] and weak.overall.verdict == "inconclusive" and not weak.fails(0.0)
+    assert "N=8: may be chance, as one of 4 world sizes judged (Holm)" in as_text(weak)
+    alone = compare(table({8: steady[8]}), table({8: (0.96e6, 0.98e6, 0.97e6)}))
+    assert alone.chance() == (False,) and alone.fails(0.02)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_p_values_agree_with_intervals(paired: bool) -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(200):
+        a, b = ({(k if paired else -1 - k) * 1.0: float(np.exp(rng.normal(0, 0.01))) for k in range(4)} for _ in "ab")
+        found = change_at(2, a, b)
+        assert found.p_value is not None
+        assert (found.p_value < 0.05) == (found.verdict != "inconclusive")
 
 
 def test_real_change_is_found(studies: Callable[..., Path]) -> None:
