@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from paceline.bench import garbage
 from paceline.bench.checkpointcontents import network_mismatch
 from paceline.bench.rankfile import one_line
 from paceline.profiling.nvml import Gpu, Nvml, open_nvml
@@ -54,6 +55,7 @@ class Player:
         """Play, in the place of Isaac Lab's ``run_play_loop``; return the step times and the success rate."""
         import torch
 
+        garbage.running()
         inner = env.unwrapped
         num_envs, device = inner.num_envs, inner.device
         longest = int(inner.max_episode_length)
@@ -211,6 +213,7 @@ def arguments(cell: dict[str, Any], output: Path) -> list[str]:
 def main() -> int:
     """Play the cell; exit status 0 if all its episodes are recorded."""
     began = time.perf_counter()
+    garbage.starting()
     cell = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     path = Path(sys.argv[2]).absolute()
     record = Record(path)
@@ -242,6 +245,7 @@ def main() -> int:
                 **player.facts,
             }
         )
+    garbage.ending(str(cell["device"]))
     return 0 if status == "completed" else 1
 
 

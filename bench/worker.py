@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 
-from paceline.bench import caches, hardware, levers, stacks
+from paceline.bench import caches, garbage, hardware, levers, stacks
 from paceline.bench.assignment import load_run
 from paceline.bench.attempt import read_attempt
 from paceline.bench.campaignfile import CampaignDir
@@ -54,6 +54,7 @@ def work(run: RunDir, case: Case, applied: levers.Applied) -> int:
 
 def main() -> int:
     """Run `work` under torchrun's recorder, which hands the first failing rank's traceback to the launcher."""
+    garbage.starting()
     run, case = load_run()
     stacks.register()
     for name, value in case.environment:
@@ -67,7 +68,9 @@ def main() -> int:
         raise
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    return int(record(work)(run, case, applied) or 0)
+    status = int(record(work)(run, case, applied) or 0)
+    garbage.ending(case.device)
+    return status
 
 
 if __name__ == "__main__":

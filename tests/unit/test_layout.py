@@ -50,7 +50,7 @@ STDLIB = set(sys.stdlib_module_names)
 # The table of import rules: for each part, its modules, the third-party packages and the modules of ours that it may
 # import. Change it together with the rule, in one commit, or not at all.
 JOB_SIDE = re.compile(
-    r"paceline\.(bench\.(worker|hardware|levers|affinity|measurement|rankfile|rankscan|assignment|supervise|processes|sentinel|causes|logscan|stacks|cgroup|assets"
+    r"paceline\.(bench\.(worker|garbage|hardware|levers|affinity|measurement|rankfile|rankscan|assignment|supervise|processes|sentinel|causes|logscan|stacks|cgroup|assets"
     r"|imageprobe|caches|nodecheck(_\w+)?|allreduce"
     r"|campaignworker|segment|segmentrun|saving|retention|metrics|trainlog|taskprobe|evalworker"
     r"|trainers(\..+)?)|profiling\.(?!phases$|nsys$).+)"
