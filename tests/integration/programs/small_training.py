@@ -13,7 +13,9 @@ import json
 import os
 import select
 import signal
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +53,16 @@ def job_script() -> int:
     return pid
 
 
+def become_read_only(folder: Path) -> None:
+    """Mount a folder over itself, read-only from the first moment: a mount being written to cannot be made so."""
+    aside, here = tempfile.mkdtemp(), str(folder)
+    subprocess.run(["mount", "--bind", here, aside], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", aside], check=True)
+    subprocess.run(["mount", "--bind", aside, here], check=True)
+    subprocess.run(["umount", aside], check=True)
+    os.rmdir(aside)
+
+
 def stuck_in_step() -> None:
     time.sleep(600)
 
@@ -85,8 +97,7 @@ def misbehave(fault: str, run: RunDir, iteration: int) -> None:
                 stream.write(b"x" * 65536)
                 stream.flush()
     elif fault == "read-only" and RANK == 0:
-        folder = run.path.parents[2]
-        os.system(f"mount --bind '{folder}' '{folder}' && mount -o remount,bind,ro '{folder}'")
+        become_read_only(run.path.parents[2])
         (run.path / "checkpoint.pt").touch()
     elif fault == "overflow" and RANK == 0:
         print(OVERFLOW.format(150_000), flush=True)
