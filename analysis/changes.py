@@ -87,7 +87,7 @@ def change_at(size: float, a: Runs, b: Runs) -> Change:
         pairs=len(ratios) if len(ratios) >= 2 else 0,
         runs=(len(a), len(b)),
         verdict=_verdict(low, high),
-        p_value=_p_value(centre, low, high, len(ratios) - 1.0 if len(ratios) >= 2 else _variance_of_mean(a, b)[1]),
+        p_value=_p_value(centre, low, high, _variance_of_mean(a, b)[1]),
     )
 
 

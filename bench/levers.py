@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from paceline.bench import affinity
+from paceline.bench import affinity, garbage
 from paceline.bench.errors import LaunchError
 from paceline.bench.record import Case
 
@@ -76,12 +76,12 @@ def apply(case: Case, local_rank: int) -> Applied:
 
 
 def train(applied: Applied) -> None:
-    """Set the garbage collector for the training that starts now."""
+    """Set the garbage collector for the training that starts now: Python's own, or as the lever says."""
+    garbage.running()
     mode = applied.asked.get("gc")
     if mode is None:
         return
     applied.frozen_before = gc.get_freeze_count()
-    gc.collect()
     gc.freeze()
     if mode == "rare":
         gc.set_threshold(*_RARE)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-from paceline.bench import garbage, hardware, levers
+from paceline.bench import hardware, levers
 from paceline.bench.errors import LaunchError
 from paceline.bench.rankfile import RankFile, one_line
 from paceline.bench.record import Case
@@ -126,7 +126,6 @@ class Measurement:
     def _begin(self, trainer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Read back what the trainer is about to do, write the header, refuse what the case does not ask for."""
         problem = self.trainer.read_back(trainer, args, kwargs)
-        garbage.running()
         levers.train(self.levers)
         effective = levers.effective(self.levers, self.trainer.options(trainer))
         self._write_header(problem, effective)
